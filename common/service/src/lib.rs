@@ -1,1 +1,9 @@
-//! Placeholder.
+//! The frame that every role stands in: configuration, logs, signals and the listening socket.
+//!
+//! The `hashpool` binary calls [`config`], [`logs`] and [`shutdown`]; roles that listen call [`listener`]. Nothing here
+//! knows a protocol, a share or another role, and nothing here runs on a share's path.
+
+pub mod config;
+pub mod listener;
+pub mod logs;
+pub mod shutdown;
