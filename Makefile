@@ -1,0 +1,40 @@
+# `make help` lists what there is. The two that matter: `make up` and `make test`.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# Arguments of `hashpool up`, each from a variable of the same name.
+UP := $(if $(NODE),--node '$(NODE)') $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
+	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint fmt setup
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make up takes NODE=http://user:pass@127.0.0.1:18443 for a real node instead of the embedded chain,'
+	@echo '  DATA=folder, THREADS=n and HASHRATE=hashes_per_second, and ends with Ctrl-C.'
+
+up: ## build, then run the whole stack in one process and mine
+	@tools/setup build
+	@$(CARGO) build --release --locked --package hashpool
+	@exec '$(TARGET)/release/hashpool' up $(UP)
+
+test: ## all tests, those that need a real node included
+	@tools/setup build
+	@tools/test $(TESTS)
+
+lint: ## format, clippy without a warning, and the lock file
+	@tools/setup lint
+	$(CARGO) fmt --all --check
+	$(CARGO) metadata --locked --format-version 1 >/dev/null
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## format all code
+	@tools/setup lint
+	$(CARGO) fmt --all
+
+setup: ## install what building, testing and linting need
+	@tools/setup build
+	@tools/setup lint
