@@ -1,0 +1,268 @@
+//! The socket side: the Noise handshake, and reading and writing of frames.
+
+use std::{cell::RefCell, io, time::Duration};
+
+use stratum_core::noise_sv2::{
+    self, ELLSWIFT_ENCODING_SIZE, INITIATOR_EXPECTED_HANDSHAKE_MESSAGE_SIZE, Initiator,
+    NoiseEngine, Responder,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
+};
+
+use crate::{Authority, AuthorityPublicKey, Error, Frame, FrameBuffer, Opener, Sealer};
+
+/// How much is read at once.
+const READ_SIZE: usize = 64 * 1024;
+
+thread_local! {
+    // Bytes are read into, and sealed in, a buffer of the worker thread, so that an idle connection holds none.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bounds of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Time for the whole Noise handshake.
+    pub handshake_timeout: Duration,
+    /// Time for the peer to take what is written to it.
+    pub write_timeout: Duration,
+    /// The largest payload that is accepted, in bytes.
+    pub largest_frame: usize,
+    /// How long the certificate that a server signs for a connection is valid.
+    pub certificate_validity: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(15),
+            largest_frame: 1 << 20,
+            certificate_validity: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct Connection {
+    /// The direction from the peer.
+    pub reader: Reader,
+    /// The direction to the peer.
+    pub writer: Writer,
+}
+
+/// The direction from the peer.
+#[derive(Debug)]
+pub struct Reader {
+    stream: OwnedReadHalf,
+    opener: Opener,
+    /// The beginning of a frame that is not all there; no memory otherwise.
+    unfinished: Vec<u8>,
+}
+
+/// The direction to the peer.
+#[derive(Debug)]
+pub struct Writer {
+    stream: OwnedWriteHalf,
+    sealer: Sealer,
+    timeout: Duration,
+}
+
+/// Takes the server's part of the handshake.
+pub async fn accept(
+    stream: TcpStream,
+    authority: &Authority,
+    options: Options,
+) -> Result<Connection, Error> {
+    bounded(options, accept_unbounded(stream, authority, options)).await
+}
+
+/// Takes the client's part of the handshake; without a key, whoever answers is trusted.
+pub async fn connect(
+    stream: TcpStream,
+    authority: Option<AuthorityPublicKey>,
+    options: Options,
+) -> Result<Connection, Error> {
+    bounded(options, connect_unbounded(stream, authority, options)).await
+}
+
+async fn bounded(
+    options: Options,
+    handshake: impl Future<Output = Result<Connection, Error>>,
+) -> Result<Connection, Error> {
+    timeout(options.handshake_timeout, handshake)
+        .await
+        .unwrap_or(Err(Error::HandshakeTimeout))
+}
+
+async fn accept_unbounded(
+    mut stream: TcpStream,
+    authority: &Authority,
+    options: Options,
+) -> Result<Connection, Error> {
+    stream.set_nodelay(true)?;
+    let mut first = [0; ELLSWIFT_ENCODING_SIZE];
+    read_exact(&mut stream, &mut first).await?;
+    let mut responder = Responder::from_authority_kp(
+        &authority.public().to_bytes(),
+        authority.secret_bytes(),
+        options.certificate_validity,
+    )
+    .map_err(|_| Error::Handshake)?;
+    let (answer, engine) = responder.step_1(first).map_err(|_| Error::Handshake)?;
+    stream.write_all(&answer).await?;
+    Ok(Connection::new(stream, engine, options))
+}
+
+async fn connect_unbounded(
+    mut stream: TcpStream,
+    authority: Option<AuthorityPublicKey>,
+    options: Options,
+) -> Result<Connection, Error> {
+    stream.set_nodelay(true)?;
+    let mut initiator = match authority {
+        Some(key) => Initiator::from_raw_k(key.to_bytes()),
+        None => Initiator::without_pk(),
+    }
+    .map_err(|_| Error::Handshake)?;
+    let first = initiator.step_0().map_err(|_| Error::Handshake)?;
+    stream.write_all(&first).await?;
+    let mut answer = [0; INITIATOR_EXPECTED_HANDSHAKE_MESSAGE_SIZE];
+    read_exact(&mut stream, &mut answer).await?;
+    let engine = initiator.step_2(answer).map_err(|error| match error {
+        noise_sv2::Error::InvalidCertificate(_) => Error::Certificate,
+        _ => Error::Handshake,
+    })?;
+    Ok(Connection::new(stream, engine, options))
+}
+
+async fn read_exact(stream: &mut TcpStream, bytes: &mut [u8]) -> Result<(), Error> {
+    match stream.read_exact(bytes).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Closed),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Connection {
+    fn new(stream: TcpStream, engine: NoiseEngine, options: Options) -> Self {
+        let (encryptor, decryptor) = engine.into_split();
+        let (read_half, write_half) = stream.into_split();
+        Self {
+            reader: Reader {
+                stream: read_half,
+                opener: Opener::new(decryptor, options.largest_frame),
+                unfinished: Vec::new(),
+            },
+            writer: Writer {
+                stream: write_half,
+                sealer: Sealer::new(encryptor),
+                timeout: options.write_timeout,
+            },
+        }
+    }
+}
+
+impl Reader {
+    /// Waits for bytes, reads once, and hands every whole frame to `on_frame`, in order.
+    ///
+    /// It may return without a frame. It can be dropped while it waits: nothing is lost. After an error the connection
+    /// is of no more use.
+    pub async fn read<E: From<Error>>(
+        &mut self,
+        mut on_frame: impl FnMut(Frame<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            self.stream.readable().await.map_err(Error::from)?;
+            let read = READ_BUFFER.with_borrow_mut(|buffer| self.read_into(buffer, &mut on_frame));
+            match read {
+                Some(result) => return result,
+                None => continue,
+            }
+        }
+    }
+
+    /// Nothing if the socket turned out not to be readable.
+    fn read_into<E: From<Error>>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        on_frame: &mut impl FnMut(Frame<'_>) -> Result<(), E>,
+    ) -> Option<Result<(), E>> {
+        let kept = self.unfinished.len();
+        if buffer.len() < kept + READ_SIZE {
+            buffer.resize(kept + READ_SIZE, 0);
+        }
+        let size = match self.stream.try_read(&mut buffer[kept..kept + READ_SIZE]) {
+            Ok(0) => return Some(Err(Error::Closed.into())),
+            Ok(size) => size,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => return Some(Err(Error::from(error).into())),
+        };
+        buffer[..kept].copy_from_slice(&self.unfinished);
+        let mut rest = &mut buffer[..kept + size];
+        let result = loop {
+            match self.opener.open(&mut rest) {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    if let Err(error) = on_frame(frame) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error.into()),
+            }
+        };
+        if rest.is_empty() {
+            self.unfinished = Vec::new();
+        } else {
+            self.unfinished.clear();
+            self.unfinished.extend_from_slice(rest);
+        }
+        // A peer with large frames must not leave every worker thread a large buffer.
+        if buffer.len() > 4 * READ_SIZE {
+            *buffer = Vec::new();
+        }
+        Some(result)
+    }
+}
+
+impl Writer {
+    /// Seals all frames, writes them with as few calls as the socket allows, and clears the buffer.
+    ///
+    /// A peer that does not take them in time is given up. After an error, or if dropped before it is ready, the
+    /// connection is of no more use.
+    pub async fn write(&mut self, frames: &mut FrameBuffer) -> Result<(), Error> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let unwritten = WRITE_BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            self.sealer.seal(frames, buffer)?;
+            frames.clear();
+            let written = match self.stream.try_write(buffer) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(Error::from(error)),
+            };
+            let unwritten = buffer[written..].to_vec();
+            if buffer.capacity() > 4 * READ_SIZE {
+                *buffer = Vec::new();
+            }
+            Ok(unwritten)
+        })?;
+        if unwritten.is_empty() {
+            return Ok(());
+        }
+        match timeout(self.timeout, self.stream.write_all(&unwritten)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(Error::WriteTimeout),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The client's part of the set-up that comes first on every SV2 connection (SV2 3.5).
+
+use std::time::Duration;
+
+use stratum_core::{
+    common_messages_sv2::{
+        MESSAGE_TYPE_SETUP_CONNECTION_ERROR, MESSAGE_TYPE_SETUP_CONNECTION_SUCCESS, Protocol,
+        SetupConnection, SetupConnectionSuccess,
+    },
+    parsers_sv2::CommonMessages,
+};
+use tokio::time::timeout;
+
+use crate::{Connection, Error, FrameBuffer, MalformedMessage};
+
+/// The version of SV2 that this speaks.
+const VERSION: u16 = 2;
+
+/// A set-up for the mining protocol, with the given flags (SV2 5.3.1) and the name of the client's software.
+pub fn mining_setup<'a>(
+    flags: u32,
+    host: &'a str,
+    port: u16,
+    firmware: &'a str,
+) -> Result<SetupConnection<'a>, Error> {
+    let text = |text: &'a str| text.try_into().map_err(MalformedMessage::Fields);
+    Ok(SetupConnection {
+        protocol: Protocol::MiningProtocol,
+        min_version: VERSION,
+        max_version: VERSION,
+        flags,
+        endpoint_host: text(host)?,
+        endpoint_port: port,
+        vendor: text("hashpool")?,
+        hardware_version: text("")?,
+        firmware: text(firmware)?,
+        device_id: text("")?,
+    })
+}
+
+/// Asks the server for the connection, and gives its answer.
+pub async fn setup(
+    connection: &mut Connection,
+    request: SetupConnection<'_>,
+    patience: Duration,
+) -> Result<SetupConnectionSuccess, Error> {
+    let mut frames = FrameBuffer::new();
+    frames.push(CommonMessages::SetupConnection(request))?;
+    connection.writer.write(&mut frames).await?;
+    timeout(patience, answer(connection))
+        .await
+        .unwrap_or(Err(Error::SetupTimeout))
+}
+
+async fn answer(connection: &mut Connection) -> Result<SetupConnectionSuccess, Error> {
+    let mut answer = None;
+    while answer.is_none() {
+        connection
+            .reader
+            .read(|frame| {
+                let unexpected = Error::Unexpected {
+                    extension_type: frame.extension_type,
+                    message_type: frame.message_type,
+                };
+                let is_answer = matches!(
+                    frame.message_type,
+                    MESSAGE_TYPE_SETUP_CONNECTION_SUCCESS | MESSAGE_TYPE_SETUP_CONNECTION_ERROR
+                );
+                if answer.is_some() || frame.extension_type != 0 || !is_answer {
+                    return Err(unexpected);
+                }
+                match frame.common()? {
+                    CommonMessages::SetupConnectionSuccess(success) => answer = Some(success),
+                    CommonMessages::SetupConnectionError(refusal) => {
+                        return Err(Error::SetupRefused(refusal.error_code.as_utf8_or_hex()));
+                    }
+                    _ => return Err(unexpected),
+                }
+                Ok(())
+            })
+            .await?;
+    }
+    answer.ok_or(Error::SetupTimeout)
+}
