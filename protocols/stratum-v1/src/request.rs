@@ -1,0 +1,300 @@
+//! What a miner asks of a server, read from one line.
+
+use crate::hex_text;
+use crate::id::Id;
+use crate::json::{Array, Fault, Scanner, Text, Value};
+use crate::submit::Submit;
+
+/// One request of a miner.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Request<'a> {
+    /// Returned with the answer.
+    pub id: Id<'a>,
+    /// What it asks.
+    pub method: Method<'a>,
+}
+
+/// What a miner asks. Anything that is not known here has its name, so that it can be answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Method<'a> {
+    /// `mining.subscribe`
+    Subscribe {
+        /// The miner's software.
+        user_agent: Option<Text<'a>>,
+        /// An earlier session that it would like to resume.
+        session: Option<Text<'a>>,
+    },
+    /// `mining.configure` (BIP 310)
+    Configure(Configure<'a>),
+    /// `mining.authorize`, also called `mining.auth`
+    Authorize {
+        /// The account and worker.
+        user: Text<'a>,
+        /// The password, which carries options if anything.
+        password: Option<Text<'a>>,
+    },
+    /// `mining.suggest_difficulty`; not checked for its sign.
+    SuggestDifficulty(f64),
+    /// `mining.suggest_target`, in internal byte order.
+    SuggestTarget([u8; 32]),
+    /// `mining.extranonce.subscribe`
+    ExtranonceSubscribe,
+    /// `mining.submit`
+    Submit(Submit<'a>),
+    /// `mining.multi_version`
+    MultiVersion,
+    /// `mining.get_transactions`
+    GetTransactions,
+    /// `mining.ping`
+    Ping,
+    /// `client.get_version`, asked of the server
+    GetVersion,
+    /// A response to something that the server asked; it needs no answer.
+    Response,
+    /// Any other method.
+    Unknown {
+        /// The method's name.
+        name: Text<'a>,
+    },
+}
+
+/// What a miner wants to configure (BIP 310).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Configure<'a> {
+    /// `version-rolling`, if it was asked for.
+    pub version_rolling: Option<VersionRolling>,
+    /// `minimum-difficulty`, if it was asked for with a number.
+    pub minimum_difficulty: Option<f64>,
+    /// Whether `subscribe-extranonce` was asked for.
+    pub subscribe_extranonce: bool,
+    /// Whether `info` was given.
+    pub info: bool,
+    extensions: Array<'a>,
+}
+
+impl<'a> Configure<'a> {
+    /// The names of extensions that this crate does not know.
+    pub fn unknown(self) -> impl Iterator<Item = Text<'a>> {
+        const KNOWN: [&str; 4] = [
+            "version-rolling",
+            "minimum-difficulty",
+            "subscribe-extranonce",
+            "info",
+        ];
+        self.extensions
+            .elements()
+            .filter_map(Value::text)
+            .filter(|name| KNOWN.iter().all(|known| *name != *known))
+    }
+}
+
+/// Parameters of the `version-rolling` extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionRolling {
+    /// The bits that the miner can roll; all of them if it did not say.
+    pub mask: u32,
+    /// How many bits it needs at least.
+    pub min_bit_count: u32,
+}
+
+/// A line that could not be understood, with the request's id where that was readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{fault}")]
+pub struct ParseError<'a> {
+    /// The id to answer to; absent if there was none, or none that could be read.
+    pub id: Id<'a>,
+    /// What was wrong.
+    pub fault: Fault,
+}
+
+/// Reads one line from a miner. Never allocates for a submit, and never panics.
+///
+/// # Errors
+/// Says what was wrong, with the id if it could be read, so that every request with an id can be answered.
+pub fn parse_request(line: &[u8]) -> Result<Request<'_>, ParseError<'_>> {
+    let Envelope {
+        id,
+        method,
+        params,
+        response,
+        ..
+    } = Envelope::read(line)?;
+    let fail = |fault| ParseError { id, fault };
+    let Some(Value::Text(name)) = method else {
+        let nothing_asked = matches!(method, None | Some(Value::Null));
+        return if response && nothing_asked {
+            Ok(Request {
+                id,
+                method: Method::Response,
+            })
+        } else {
+            Err(fail(Fault::NoMethod))
+        };
+    };
+    let params = match params {
+        Some(Value::Array(array)) => Some(array),
+        _ => None,
+    };
+    Ok(Request {
+        id,
+        method: Method::parse(name, params).map_err(fail)?,
+    })
+}
+
+impl<'a> Method<'a> {
+    fn parse(name: Text<'a>, params: Option<Array<'a>>) -> Result<Self, Fault> {
+        const NO_PARAMS: Fault = Fault::BadParameters("params must be an array");
+        let element = |index: usize| params.and_then(|params| params.elements().nth(index));
+        // A method's name holds nothing to escape; an escaped one is nobody's.
+        Ok(match name.plain().unwrap_or_default() {
+            "mining.submit" => Self::Submit(Submit::parse(params.ok_or(NO_PARAMS)?)?),
+            "mining.subscribe" => Self::Subscribe {
+                user_agent: element(0).and_then(Value::text),
+                session: element(1).and_then(Value::text),
+            },
+            "mining.authorize" | "mining.auth" => Self::Authorize {
+                user: element(0)
+                    .and_then(Value::text)
+                    .ok_or(Fault::BadParameters("user name must be a string"))?,
+                password: element(1).and_then(Value::text),
+            },
+            "mining.configure" => Self::Configure(Configure::parse(params.ok_or(NO_PARAMS)?)?),
+            "mining.suggest_difficulty" => Self::SuggestDifficulty(
+                element(0)
+                    .and_then(Value::number)
+                    .ok_or(Fault::BadParameters("difficulty must be a number"))?,
+            ),
+            "mining.suggest_target" => {
+                let mut target = element(0)
+                    .and_then(Value::text)
+                    .and_then(hex_text::parse_32)
+                    .ok_or(Fault::BadParameters(
+                        "target must be 32 bytes in hexadecimal",
+                    ))?;
+                target.reverse();
+                Self::SuggestTarget(target)
+            }
+            "mining.extranonce.subscribe" => Self::ExtranonceSubscribe,
+            "mining.multi_version" => Self::MultiVersion,
+            "mining.get_transactions" => Self::GetTransactions,
+            "mining.ping" => Self::Ping,
+            "client.get_version" => Self::GetVersion,
+            _ => Self::Unknown { name },
+        })
+    }
+}
+
+impl<'a> Configure<'a> {
+    fn parse(params: Array<'a>) -> Result<Self, Fault> {
+        let mut params = params.elements();
+        let extensions = params
+            .next()
+            .and_then(Value::array)
+            .ok_or(Fault::BadParameters(
+                "the first parameter must be an array of extensions",
+            ))?;
+        let options = params.next().and_then(Value::object);
+        let asked = |name: &str| {
+            extensions
+                .elements()
+                .filter_map(Value::text)
+                .any(|extension| extension == name)
+        };
+        let option = |name: &str| options.and_then(|options| options.get(name));
+        Ok(Self {
+            version_rolling: asked("version-rolling").then(|| VersionRolling {
+                mask: option("version-rolling.mask")
+                    .and_then(Value::hex_u32)
+                    .unwrap_or(u32::MAX),
+                min_bit_count: option("version-rolling.min-bit-count")
+                    .and_then(Value::integer)
+                    .and_then(|count| u32::try_from(count).ok())
+                    .unwrap_or(0),
+            }),
+            minimum_difficulty: asked("minimum-difficulty")
+                .then(|| option("minimum-difficulty.value").and_then(Value::number))
+                .flatten(),
+            subscribe_extranonce: asked("subscribe-extranonce"),
+            info: asked("info"),
+            extensions,
+        })
+    }
+}
+
+/// The members of a JSON-RPC object that matter, in whatever order they came. Of duplicates the last counts.
+pub(crate) struct Envelope<'a> {
+    pub(crate) id: Id<'a>,
+    pub(crate) method: Option<Value<'a>>,
+    pub(crate) params: Option<Value<'a>>,
+    pub(crate) result: Option<Value<'a>>,
+    pub(crate) error: Option<Value<'a>>,
+    /// Whether there is a `result` or an `error`, null or not.
+    pub(crate) response: bool,
+}
+
+impl<'a> Envelope<'a> {
+    pub(crate) fn read(line: &'a [u8]) -> Result<Self, ParseError<'a>> {
+        let mut envelope = Self {
+            id: Id::ABSENT,
+            method: None,
+            params: None,
+            result: None,
+            error: None,
+            response: false,
+        };
+        let outcome = match std::str::from_utf8(line) {
+            Ok(text) => envelope.fill(text),
+            Err(error) => {
+                // What stands before the bad byte may hold the id.
+                let (good, _) = line.split_at(error.valid_up_to());
+                let _ = envelope.fill(std::str::from_utf8(good).unwrap_or_default());
+                Err(Fault::NotUtf8)
+            }
+        };
+        match outcome {
+            Ok(()) => Ok(envelope),
+            Err(fault) => Err(ParseError {
+                id: envelope.id,
+                fault,
+            }),
+        }
+    }
+
+    fn fill(&mut self, text: &'a str) -> Result<(), Fault> {
+        let mut scanner = Scanner::new(text);
+        if !scanner.take(b'{') {
+            return Err(if scanner.value().is_ok() {
+                Fault::NotAnObject
+            } else {
+                Fault::NotJson
+            });
+        }
+        let mut bad_id = false;
+        let mut first = true;
+        while !scanner.take(b'}') {
+            if !first && !scanner.take(b',') {
+                return Err(Fault::NotJson);
+            }
+            first = false;
+            let key = scanner.key()?;
+            let before = scanner.position();
+            let value = scanner.value()?;
+            match key.plain().unwrap_or_default() {
+                "id" => {
+                    let id = Id::from_json(text[before..scanner.position()].trim(), value);
+                    bad_id = id.is_none();
+                    self.id = id.unwrap_or(Id::NULL);
+                }
+                "method" => self.method = Some(value),
+                "params" => self.params = Some(value),
+                "result" => (self.result, self.response) = (Some(value), true),
+                "error" => (self.error, self.response) = (Some(value), true),
+                _ => {}
+            }
+        }
+        if !scanner.at_end() {
+            return Err(Fault::NotJson);
+        }
+        if bad_id { Err(Fault::BadId) } else { Ok(()) }
+    }
+}
