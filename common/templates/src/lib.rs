@@ -1,1 +1,109 @@
-//! Placeholder.
+//! Where block templates come from, and where solved blocks go.
+//!
+//! The pool and the template provider call it: they [`start`] a source, watch its newest [`Template`] and [`submit`]
+//! what solves one. It never talks to miners, pays nobody and decides no difficulty.
+//!
+//! [`submit`]: Templates::submit
+
+mod block;
+mod config;
+mod embedded;
+mod health;
+mod rpc;
+mod template;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use bitcoin::Network;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{EmbeddedConfig, RpcConfig, SourceConfig};
+pub use health::{Health, Status};
+pub use template::{Body, CoinbaseTemplate, Solution, Submission, Template};
+
+use health::Board;
+
+/// Starts the source's task on the running tokio runtime; it ends with `shutdown`.
+///
+/// A node that cannot be reached is no error here: it is awaited, and [`Templates::health`] says so.
+pub fn start(config: SourceConfig, shutdown: CancellationToken) -> Result<Templates, Error> {
+    config.validate()?;
+    match config {
+        SourceConfig::Embedded(config) => Ok(embedded::start(&config, shutdown)),
+        SourceConfig::BitcoinRpc(config) => rpc::start(&config, shutdown),
+    }
+}
+
+/// A handle to the running source, cheap to clone.
+#[derive(Clone)]
+pub struct Templates {
+    board: Arc<Board>,
+    sink: Sink,
+}
+
+/// Where solutions go.
+#[derive(Clone)]
+enum Sink {
+    Embedded(Arc<embedded::Source>),
+    Rpc(Arc<rpc::Submitter>),
+}
+
+impl Templates {
+    /// The newest template; `None` until the source has given one. A slow reader sees only the latest.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Template>>> {
+        self.board.subscribe()
+    }
+
+    /// Hands a solved block over at once. Waits for the answer, and while the node cannot be reached tries again for
+    /// the configured time. A submission under way continues when the caller stops waiting.
+    pub async fn submit(&self, solution: Solution) -> Submission {
+        let submission = match &self.sink {
+            Sink::Embedded(source) => source.submit(&solution),
+            Sink::Rpc(submitter) => submitter.submit(solution).await,
+        };
+        self.board.count(&submission);
+        submission
+    }
+
+    /// The chain that the source works on; known before the first template is there.
+    pub fn network(&self) -> Option<Network> {
+        self.board.network()
+    }
+
+    /// Waits for the first template, or for what makes the source unusable until the operator changes something.
+    pub async fn ready(&self) -> Result<Arc<Template>, Error> {
+        self.board.ready().await
+    }
+
+    /// Whether work on the newest template is worth doing, and if not, why.
+    pub fn health(&self) -> Health {
+        self.board.health()
+    }
+
+    /// What an operator wants to see of the source.
+    pub fn status(&self) -> Status {
+        self.board.status()
+    }
+}
+
+/// Why a source cannot be used: always something that the operator has to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A value of the configuration that cannot be.
+    #[error("template source: {key}: {problem}")]
+    Config {
+        /// The key, as it stands in the file.
+        key: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+    },
+    /// The node runs a chain that blocks cannot be made for here.
+    #[error("the node's chain cannot be used: {0}")]
+    Unsupported(String),
+    /// The source's task has ended.
+    #[error("the template source has stopped")]
+    Stopped,
+}

@@ -1,0 +1,137 @@
+//! The `embedded` source: a chain of its own inside the process, for trying things out.
+
+mod chain;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bitcoin::Network;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{EmbeddedConfig, Sink, Solution, Submission, Templates, health::Board};
+use chain::Chain;
+
+pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Templates {
+    let refresh = Duration::from_secs(config.refresh_interval_seconds.into());
+    let source = Arc::new(Source {
+        board: Arc::new(Board::new("embedded", refresh * 4)),
+        chain: Mutex::new(Chain::new(config, now())),
+    });
+    source.board.set_network(Network::Regtest);
+    source.publish(&mut source.chain());
+
+    let task = Arc::clone(&source);
+    tokio::spawn(async move {
+        let mut ticks = interval(refresh);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            task.publish(&mut task.chain());
+        }
+    });
+    Templates {
+        board: Arc::clone(&source.board),
+        sink: Sink::Embedded(source),
+    }
+}
+
+/// The chain, and where its templates are shown.
+pub(crate) struct Source {
+    board: Arc<Board>,
+    /// Held for as long as a block takes to check; only solutions and refreshes ask for it, never shares.
+    chain: Mutex<Chain>,
+}
+
+impl Source {
+    pub(crate) fn submit(&self, solution: &Solution) -> Submission {
+        let mut chain = self.chain();
+        match chain.extend(solution, now()) {
+            Ok(tip) => {
+                info!(height = tip.height, hash = %tip.display(), "block accepted by the embedded chain");
+                self.publish(&mut chain);
+                Submission::Accepted
+            }
+            Err(reason) => {
+                warn!(%reason, "block refused by the embedded chain");
+                Submission::Rejected(reason)
+            }
+        }
+    }
+
+    /// Takes the chain, so that templates are published in the order in which they are made.
+    fn publish(&self, chain: &mut Chain) {
+        self.board.publish(chain.template(now()));
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Chain> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds since the Unix epoch; stands still at the end of what a header can say.
+fn now() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SourceConfig, testing};
+
+    fn quick() -> SourceConfig {
+        SourceConfig::Embedded(EmbeddedConfig {
+            first_block_hashes: 2,
+            minimum_block_hashes: 2,
+            ..EmbeddedConfig::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_solved_template_becomes_the_tip_and_the_next_one_is_there_at_once() {
+        let templates = crate::start(quick(), CancellationToken::new()).unwrap();
+        let mut newest = templates.subscribe();
+        let first = newest.borrow_and_update().clone().unwrap();
+        assert_eq!(templates.status().height, Some(0));
+
+        let solution = testing::solve(&first, |_| {});
+        assert_eq!(
+            templates.submit(solution.clone()).await,
+            Submission::Accepted
+        );
+        assert!(newest.has_changed().unwrap());
+        let second = newest.borrow_and_update().clone().unwrap();
+        assert_eq!(second.prev_hash, testing::hash(&solution));
+        assert!(second.id > first.id);
+        assert_eq!(templates.status().height, Some(1));
+        assert_eq!(templates.status().blocks_accepted, 1);
+
+        // The same again, and another on the old tip, come too late.
+        let other = testing::solve(&first, |solution| solution.ntime += 1);
+        for late in [solution, other] {
+            assert_eq!(
+                templates.submit(late).await,
+                Submission::Rejected("stale-prevblk".to_owned())
+            );
+        }
+        assert_eq!(templates.network(), Some(Network::Regtest));
+        assert!(templates.health().fresh);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_template_is_refreshed_on_the_same_tip() {
+        let templates = crate::start(quick(), CancellationToken::new()).unwrap();
+        let mut newest = templates.subscribe();
+        let first = newest.borrow_and_update().clone().unwrap();
+        newest.changed().await.unwrap();
+        let second = newest.borrow_and_update().clone().unwrap();
+        assert_eq!(first.prev_hash, second.prev_hash);
+        assert!(second.id > first.id);
+    }
+}

@@ -1,0 +1,170 @@
+//! A block that waits for a coinbase and a proof of work. Hashes are in internal (wire) byte order.
+
+use std::{fmt, sync::Arc};
+
+use bitcoin::script::{Instruction, Script};
+
+/// Everything that jobs are made of. The template and the tip it builds on are one value, swapped whole, so that there
+/// is no moment when one is known and the other is not.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// Unique in the source's life, and growing. A refresh on the same tip has another id.
+    pub id: u64,
+    /// Hash of the tip.
+    pub prev_hash: [u8; 32],
+    /// The earliest time that a header may have: one second after the tip's median time.
+    pub min_ntime: u32,
+    /// The time that work should start with, by the source's clock; never before `min_ntime`.
+    pub ntime: u32,
+    /// The network's target in compact form.
+    pub nbits: u32,
+    /// Header version, before miners roll any of its bits.
+    pub version: u32,
+    /// What the coinbase has to hold.
+    pub coinbase: CoinbaseTemplate,
+    /// Siblings from the coinbase up to the merkle root.
+    pub merkle_path: Vec<[u8; 32]>,
+    /// What the source needs to make the block.
+    pub body: Body,
+}
+
+impl Template {
+    /// Height of the block to be found, read from the BIP 34 prefix.
+    pub fn height(&self) -> Option<u32> {
+        let script = Script::from_bytes(&self.coinbase.script_prefix);
+        match script.instructions_minimal().next()?.ok()? {
+            Instruction::Op(op) => {
+                let value = op.to_u8();
+                (0x51..=0x60)
+                    .contains(&value)
+                    .then(|| u32::from(value - 0x50))
+            }
+            Instruction::PushBytes(bytes) if bytes.len() <= 4 => {
+                let mut value = [0; 4];
+                value[..bytes.len()].copy_from_slice(bytes.as_bytes());
+                Some(u32::from_le_bytes(value))
+            }
+            Instruction::PushBytes(_) => None,
+        }
+    }
+}
+
+/// The parts of the coinbase that the chain prescribes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoinbaseTemplate {
+    /// Transaction version.
+    pub version: u32,
+    /// Start of the input's script: the height (BIP 34).
+    pub script_prefix: Vec<u8>,
+    /// The input's sequence.
+    pub sequence: u32,
+    /// Satoshis for the outputs in front of `outputs`: subsidy and fees.
+    pub value_remaining: u64,
+    /// Consensus-serialised outputs that come last: the witness commitment (BIP 141).
+    pub outputs: Vec<u8>,
+    /// How many those are.
+    pub outputs_count: u32,
+    /// Transaction lock time.
+    pub locktime: u32,
+}
+
+/// The rest of the block. It lives as long as somebody holds the template; transactions are shared between templates.
+#[derive(Clone)]
+pub enum Body {
+    /// Serialised with witness, in the block's order, without the coinbase.
+    Transactions(Arc<[Arc<[u8]>]>),
+    /// The source has them itself.
+    Remote,
+}
+
+impl Body {
+    /// How many transactions come with the coinbase, where that is known.
+    pub fn transaction_count(&self) -> Option<usize> {
+        match self {
+            Self::Transactions(transactions) => Some(transactions.len()),
+            Self::Remote => None,
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transactions(transactions) => {
+                write!(f, "Transactions({} of them)", transactions.len())
+            }
+            Self::Remote => f.write_str("Remote"),
+        }
+    }
+}
+
+/// A share that meets the network's target.
+#[derive(Debug, Clone)]
+pub struct Solution {
+    /// The template that was solved.
+    pub template: Arc<Template>,
+    /// Header version with the rolled bits.
+    pub version: u32,
+    /// Header time.
+    pub ntime: u32,
+    /// Header nonce.
+    pub nonce: u32,
+    /// The whole coinbase, serialised with its witness: 32 zero bytes where the template has a witness commitment.
+    pub coinbase: Vec<u8>,
+}
+
+/// What became of a solution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submission {
+    /// The chain's tip is this block, or was.
+    Accepted,
+    /// The node does not want it, in the node's words.
+    Rejected(String),
+    /// No answer in the configured time; the block may or may not have arrived.
+    Unreachable(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block;
+
+    #[test]
+    fn the_height_is_read_back_from_every_length_of_prefix() {
+        for height in [
+            1,
+            16,
+            17,
+            127,
+            128,
+            255,
+            256,
+            32_767,
+            32_768,
+            900_000,
+            8_388_608,
+            0x7fff_ffff,
+        ] {
+            let template = Template {
+                id: 1,
+                prev_hash: [0; 32],
+                min_ntime: 0,
+                ntime: 0,
+                nbits: 0x207f_ffff,
+                version: 0x2000_0000,
+                coinbase: CoinbaseTemplate {
+                    version: 2,
+                    script_prefix: block::height_prefix(height),
+                    sequence: 0,
+                    value_remaining: 0,
+                    outputs: Vec::new(),
+                    outputs_count: 0,
+                    locktime: 0,
+                },
+                merkle_path: Vec::new(),
+                body: Body::Remote,
+            };
+            assert_eq!(template.height(), Some(height));
+        }
+    }
+}
