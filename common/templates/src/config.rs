@@ -236,13 +236,17 @@ fn decode(text: &str) -> Option<String> {
 }
 
 fn redacted(url: &str) -> String {
-    match Url::parse(url) {
-        Ok(mut parsed) if parsed.set_password(Some("****")).is_ok() && parsed.username() != "" => {
-            parsed.to_string()
-        }
-        _ if !url.contains('@') => url.to_owned(),
-        // What cannot be read may still hold a password.
-        _ => "(not a URL)".to_owned(),
+    if !url.contains('@') {
+        return url.to_owned();
+    }
+    // What cannot be read may still hold a password.
+    let unreadable = "(not a URL)".to_owned();
+    let Ok(mut parsed) = Url::parse(url) else {
+        return unreadable;
+    };
+    match parsed.set_password(Some("****")) {
+        Ok(()) => parsed.to_string(),
+        Err(()) => unreadable,
     }
 }
 
