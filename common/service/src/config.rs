@@ -16,7 +16,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 pub use self::error::{ConfigError, Place};
-pub use self::redact::{is_secret, to_redacted_toml};
+pub use self::redact::{is_secret, to_redacted_toml, without_password};
 
 use self::fault::{Fault, What};
 use self::tree::{Node, Table, Value};

@@ -37,21 +37,23 @@ fn redact(value: &mut Value) {
         }
         Value::Array(values) => values.iter_mut().for_each(redact),
         Value::String(text) => {
-            if let Some(without) = without_password(text) {
-                *text = without;
-            }
+            *text = without_password(text);
         }
         _ => {}
     }
 }
 
-/// `scheme://user:password@host` without the password.
-fn without_password(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    // A password may hold any character; better to hide too much.
-    let at = rest.rfind('@')?;
-    let user = rest[..at].split_once(':')?.0;
-    Some(format!("{scheme}://{user}:{HIDDEN}{}", &rest[at..]))
+/// `scheme://user:password@host` without the password; any other text as it is.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    let without = || {
+        let (scheme, rest) = url.split_once("://")?;
+        // A password may hold any character; better to hide too much.
+        let at = rest.rfind('@')?;
+        let user = rest[..at].split_once(':')?.0;
+        Some(format!("{scheme}://{user}:{HIDDEN}{}", &rest[at..]))
+    };
+    without().unwrap_or_else(|| url.to_owned())
 }
 
 #[cfg(test)]
