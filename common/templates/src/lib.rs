@@ -68,6 +68,14 @@ impl Templates {
         submission
     }
 
+    /// Asks the source for a template now rather than at its next interval.
+    pub fn refresh(&self) {
+        match &self.sink {
+            Sink::Embedded(source) => source.refresh(),
+            Sink::Rpc(submitter) => submitter.refresh(),
+        }
+    }
+
     /// The chain that the source works on; known before the first template is there.
     pub fn network(&self) -> Option<Network> {
         self.board.network()

@@ -22,7 +22,7 @@ pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Tem
         chain: Mutex::new(Chain::new(config, now())),
     });
     source.board.set_network(Network::Regtest);
-    source.publish(&mut source.chain());
+    source.refresh();
 
     let task = Arc::clone(&source);
     tokio::spawn(async move {
@@ -30,7 +30,7 @@ pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Tem
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            task.publish(&mut task.chain());
+            task.refresh();
         }
     });
     Templates {
@@ -60,6 +60,10 @@ impl Source {
                 Submission::Rejected(reason)
             }
         }
+    }
+
+    pub(crate) fn refresh(&self) {
+        self.publish(&mut self.chain());
     }
 
     /// Takes the chain, so that templates are published in the order in which they are made.

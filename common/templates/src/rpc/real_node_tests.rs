@@ -1,0 +1,190 @@
+//! The source against a real node: its chain takes what is made here.
+
+use std::{sync::Arc, time::Duration};
+
+use bitcoin::{BlockHash, hashes::Hash};
+use node::{Chain, Node};
+use serde_json::json;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, RpcConfig, SourceConfig, Submission, Template, Templates, testing};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn start(node: &Node) -> Templates {
+    let config = RpcConfig {
+        url: node.url(),
+        ..RpcConfig::default()
+    };
+    crate::start(SourceConfig::BitcoinRpc(config), CancellationToken::new()).unwrap()
+}
+
+/// The first template, from now on, that is as the test wants it.
+async fn template(templates: &Templates, wanted: impl Fn(&Template) -> bool) -> Arc<Template> {
+    let mut newest = templates.subscribe();
+    let wait = newest.wait_for(|newest| newest.as_ref().is_some_and(|newest| wanted(newest)));
+    match timeout(PATIENCE, wait).await {
+        Ok(found) => found.unwrap().clone().unwrap(),
+        Err(_) => panic!("no such template; the source says {:?}", templates.status()),
+    }
+}
+
+/// Solves the template, and sees its block become the node's tip and the next template build on it.
+async fn mine(node: &Node, templates: &Templates, template: &Arc<Template>) -> String {
+    let solution = testing::solve(template, |_| {});
+    let hash = testing::hash(&solution);
+    assert_eq!(templates.submit(solution).await, Submission::Accepted);
+    let printed = BlockHash::from_byte_array(hash).to_string();
+    assert_eq!(node.tip().await, printed);
+    self::template(templates, |template| template.prev_hash == hash).await;
+    printed
+}
+
+#[tokio::test]
+async fn a_regtest_node_takes_our_block_with_a_payment_from_its_mempool() {
+    let Some(node) = Node::start(Chain::Regtest).await else {
+        return;
+    };
+    let templates = start(&node);
+    timeout(PATIENCE, templates.ready())
+        .await
+        .expect("a template in time")
+        .unwrap();
+
+    // Heights below 17 are pushed in another way, and a node's new tip is seen by the long poll alone.
+    node.call("createwallet", json!(["miner"])).await;
+    for height in 1..=18 {
+        let next = template(&templates, |template| template.height() == Some(height)).await;
+        mine(&node, &templates, &next).await;
+    }
+    let address = node.new_address("miner").await;
+    node.call("generatetoaddress", json!([101, address])).await;
+    template(&templates, |template| template.height() == Some(120)).await;
+
+    let payment = node.pay("miner").await;
+    templates.refresh();
+    let with_payment = template(&templates, |template| {
+        template.body.transaction_count() == Some(1)
+    })
+    .await;
+    assert_eq!(with_payment.merkle_path.len(), 1);
+    let block = mine(&node, &templates, &with_payment).await;
+    let block = node.call("getblock", json!([block])).await;
+    assert!(
+        block["tx"].as_array().unwrap().contains(&json!(payment)),
+        "{block}"
+    );
+
+    let stale = testing::solve(&with_payment, |solution| solution.ntime += 1);
+    let answer = templates.submit(stale).await;
+    assert_eq!(answer, Submission::Rejected("inconclusive".to_owned()));
+    let greedy = template(&templates, |template| template.height() == Some(121)).await;
+    let greedy = testing::solve(&greedy, |solution| {
+        let mut coinbase: bitcoin::Transaction =
+            bitcoin::consensus::deserialize(&solution.coinbase).unwrap();
+        coinbase.output[0].value += bitcoin::Amount::ONE_SAT;
+        solution.coinbase = bitcoin::consensus::serialize(&coinbase);
+    });
+    assert_eq!(
+        templates.submit(greedy).await,
+        Submission::Rejected("bad-cb-amount".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_signet_node_with_an_open_challenge_takes_our_block() {
+    let Some(node) = Node::start(Chain::Signet).await else {
+        return;
+    };
+    let templates = start(&node);
+    let first = timeout(PATIENCE, templates.ready())
+        .await
+        .expect("a template in time")
+        .unwrap();
+    assert_eq!(templates.network(), Some(bitcoin::Network::Signet));
+    mine(&node, &templates, &first).await;
+    assert_eq!(node.height().await, 1);
+}
+
+#[tokio::test]
+async fn a_signet_node_with_a_closed_challenge_is_refused() {
+    let key = "5121031fe5d7e8ef95c3e0a8a2d0f8d0d2c50cf1ae1d5d3f0d3a4b27ce0c3b51fbd9a551ae";
+    let Some(node) = Node::start(Chain::SignedSignet(key)).await else {
+        return;
+    };
+    let templates = start(&node);
+    let error = timeout(PATIENCE, templates.ready())
+        .await
+        .expect("an error in time")
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::Unsupported(ref reason) if reason.contains("challenge 51")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_node_that_restarts_is_followed_again() {
+    let Some(mut node) = Node::start(Chain::Regtest).await else {
+        return;
+    };
+    let templates = start(&node);
+    let first = timeout(PATIENCE, templates.ready())
+        .await
+        .expect("a template in time")
+        .unwrap();
+    mine(&node, &templates, &first).await;
+    let second = template(&templates, |template| template.height() == Some(2)).await;
+
+    node.stop().await;
+    // A block found while the node is away waits for it.
+    let submitter = templates.clone();
+    let solution = testing::solve(&second, |_| {});
+    let submission = tokio::spawn(async move { submitter.submit(solution).await });
+    node.resume().await.unwrap();
+    assert_eq!(submission.await.unwrap(), Submission::Accepted);
+    template(&templates, |template| template.height() == Some(3)).await;
+    assert_eq!(node.height().await, 2);
+    assert!(templates.health().fresh);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_the_cookie_is_taken() {
+    let Some(node) = Node::start(Chain::Regtest).await else {
+        return;
+    };
+    let config = RpcConfig {
+        url: node.url().replace("local-only", "wrong"),
+        ..RpcConfig::default()
+    };
+    let templates =
+        crate::start(SourceConfig::BitcoinRpc(config), CancellationToken::new()).unwrap();
+    let refused = timeout(PATIENCE, async {
+        while !templates
+            .health()
+            .error
+            .is_some_and(|error| error.contains("credentials"))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    refused.await.expect("the reason in time");
+
+    let folder = tempfile::tempdir().unwrap();
+    let cookie = folder.path().join(".cookie");
+    let url = node.url();
+    let (user_and_password, _) = url.trim_start_matches("http://").split_once('@').unwrap();
+    std::fs::write(&cookie, user_and_password).unwrap();
+    let config = RpcConfig {
+        url: node.url_without_user(),
+        cookie_file: Some(cookie),
+        ..RpcConfig::default()
+    };
+    let templates =
+        crate::start(SourceConfig::BitcoinRpc(config), CancellationToken::new()).unwrap();
+    timeout(PATIENCE, templates.ready())
+        .await
+        .expect("a template in time")
+        .unwrap();
+}
