@@ -8,6 +8,8 @@
     reason = "all of it runs in tests"
 )]
 
+mod premined;
+
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
@@ -236,16 +238,31 @@ impl Node {
             .expect("a height")
     }
 
-    /// Makes a wallet with coins that can be spent; on regtest only.
+    /// Makes a wallet with coins that can be spent, on top of 101 blocks. For a chain without blocks.
     pub async fn fund_wallet(&self, wallet: &str) {
-        assert_eq!(
-            self.chain,
-            Chain::Regtest,
-            "coins need 100 blocks, which only regtest has quickly"
-        );
         self.call("createwallet", json!([wallet])).await;
-        let address = self.new_address(wallet).await;
-        self.call("generatetoaddress", json!([101, address])).await;
+        if self.chain == Chain::Regtest {
+            let address = self.new_address(wallet).await;
+            self.call("generatetoaddress", json!([101, address])).await;
+            return;
+        }
+        let described = self
+            .call("getdescriptorinfo", json!([premined::descriptor()]))
+            .await;
+        let checksum = described["checksum"].as_str().expect("a checksum");
+        let descriptor = format!("{}#{checksum}", premined::descriptor());
+        let import = json!([[{"desc": descriptor, "timestamp": 0}]]);
+        let imported = self
+            .wallet_rpc(wallet, "importdescriptors", import)
+            .await
+            .expect("an import");
+        assert_eq!(imported[0]["success"], json!(true), "{imported}");
+        for block in premined::blocks() {
+            assert_eq!(self.call("submitblock", json!([block])).await, Value::Null);
+        }
+        // The wallet follows the chain in its own time.
+        self.call("syncwithvalidationinterfacequeue", json!([]))
+            .await;
     }
 
     /// A fresh address of the wallet.

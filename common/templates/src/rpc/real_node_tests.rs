@@ -13,9 +13,13 @@ use crate::{Error, RpcConfig, SourceConfig, Submission, Template, Templates, tes
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(node: &Node) -> Templates {
+    start_with(node, RpcConfig::default())
+}
+
+fn start_with(node: &Node, config: RpcConfig) -> Templates {
     let config = RpcConfig {
         url: node.url(),
-        ..RpcConfig::default()
+        ..config
     };
     crate::start(SourceConfig::BitcoinRpc(config), CancellationToken::new()).unwrap()
 }
@@ -62,8 +66,13 @@ async fn a_regtest_node_takes_our_block_with_a_payment_from_its_mempool() {
     node.call("generatetoaddress", json!([101, address])).await;
     template(&templates, |template| template.height() == Some(120)).await;
 
+    // A node takes some seconds to show a payment in its template, and more to end a long poll for it.
+    let eager = RpcConfig {
+        refresh_interval_seconds: 1,
+        ..RpcConfig::default()
+    };
+    let templates = start_with(&node, eager);
     let payment = node.pay("miner").await;
-    templates.refresh();
     let with_payment = template(&templates, |template| {
         template.body.transaction_count() == Some(1)
     })
@@ -93,18 +102,26 @@ async fn a_regtest_node_takes_our_block_with_a_payment_from_its_mempool() {
 }
 
 #[tokio::test]
-async fn a_signet_node_with_an_open_challenge_takes_our_block() {
+async fn a_signet_node_with_an_open_challenge_takes_our_block_with_a_payment_from_its_mempool() {
     let Some(node) = Node::start(Chain::Signet).await else {
         return;
     };
+    node.fund_wallet("miner").await;
+    let payment = node.pay("miner").await;
     let templates = start(&node);
     let first = timeout(PATIENCE, templates.ready())
         .await
         .expect("a template in time")
         .unwrap();
     assert_eq!(templates.network(), Some(bitcoin::Network::Signet));
-    mine(&node, &templates, &first).await;
-    assert_eq!(node.height().await, 1);
+    assert_eq!(first.body.transaction_count(), Some(1));
+    let block = mine(&node, &templates, &first).await;
+    let block = node.call("getblock", json!([block])).await;
+    assert!(
+        block["tx"].as_array().unwrap().contains(&json!(payment)),
+        "{block}"
+    );
+    assert_eq!(node.height().await, 102);
 }
 
 #[tokio::test]
