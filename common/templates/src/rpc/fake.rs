@@ -6,12 +6,14 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 
 /// What comes back for one call.
 pub(super) enum Reply {
     Result(Value),
+    /// The same, once the test says so.
+    Later(Arc<Notify>, Value),
     Error(i64, &'static str),
     /// The whole body.
     Body(Vec<u8>),
@@ -78,6 +80,13 @@ async fn serve(
         let method = request["method"].as_str().unwrap();
         let reply = answer(method, &request["params"]);
         let _ = calls.send((method.to_owned(), request["params"].clone()));
+        let reply = match reply {
+            Reply::Later(now, result) => {
+                now.notified().await;
+                Reply::Result(result)
+            }
+            reply => reply,
+        };
         let body = match reply {
             Reply::Result(result) => json!({"result": result, "error": null, "id": 1})
                 .to_string()
@@ -103,6 +112,7 @@ async fn serve(
                     stream.write_all(&[b'a'; 1 << 16]).await?;
                 }
             }
+            Reply::Later(..) => unreachable!("its time has come"),
             Reply::Silence => return std::future::pending().await,
             Reply::Close => return Ok(()),
         };

@@ -9,7 +9,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::fake::{FakeNode, Reply};
@@ -121,6 +124,45 @@ async fn a_new_tip_is_published_at_once() {
     );
     let params = node.expect_call("getblocktemplate").await;
     assert_eq!(params[0]["rules"], json!(["segwit"]));
+}
+
+#[tokio::test]
+async fn a_late_answer_of_a_long_poll_brings_no_old_tip_back() {
+    let tip = Arc::new(AtomicU64::new(1));
+    let late = Arc::new(Notify::new());
+    let (node_tip, node_late) = (Arc::clone(&tip), Arc::clone(&late));
+    let mut node = FakeNode::start(move |method, params| match method {
+        "getblocktemplate" if is_long_poll(params) => {
+            Reply::Later(Arc::clone(&node_late), template(1))
+        }
+        "getblocktemplate" => Reply::Result(template(node_tip.load(Ordering::Relaxed))),
+        _ => steady(method, params),
+    })
+    .await;
+    let templates = start(&node);
+    ready(&templates).await;
+    while !is_long_poll(&node.expect_call("getblocktemplate").await) {}
+
+    let mut newest = templates.subscribe();
+    for (number, id) in [(2, 2), (3, 3)] {
+        tip.store(number, Ordering::Relaxed);
+        templates.refresh();
+        let wait = newest.wait_for(|newest| {
+            newest
+                .as_ref()
+                .is_some_and(|newest| u64::from(newest.prev_hash[0]) == number)
+        });
+        let newest = timeout(PATIENCE, wait)
+            .await
+            .expect("the tip")
+            .unwrap()
+            .clone()
+            .unwrap();
+        assert_eq!(newest.id, id, "another template came between");
+        // The long poll that began on the first tip is answered only now.
+        late.notify_waiters();
+        while !is_long_poll(&node.expect_call("getblocktemplate").await) {}
+    }
 }
 
 #[tokio::test]
