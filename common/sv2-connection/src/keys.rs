@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use stratum_core::bitcoin::secp256k1::{Keypair, Secp256k1, SecretKey, XOnlyPublicKey};
 
 /// Version of the public key's text form (SV2 4.7, "URL scheme").
@@ -155,6 +155,13 @@ impl fmt::Debug for AuthoritySecretKey {
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Authority({})", self.public)
+    }
+}
+
+/// A configuration is printed by `--check-config`; the key in it is not.
+impl Serialize for AuthoritySecretKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(not shown)")
     }
 }
 

@@ -1,1 +1,153 @@
-//! Placeholder.
+//! The pool: SV2 mining over Noise, jobs from a template source, shares judged, blocks handed to the node.
+//!
+//! The `hashpool` binary runs it; translators and SV2 miners connect to it. It never speaks to a bitcoin node itself
+//! (crate `templates` does) and knows no Stratum V1.
+//!
+//! One task per connection drives one [`session`], which is a state machine without I/O. What all connections share is
+//! read-only: the newest [`board::Work`], swapped whole.
+
+mod board;
+mod channel;
+mod config;
+mod connection;
+mod error;
+mod extranonce;
+mod job;
+mod mining;
+mod payout;
+mod session;
+mod shares;
+mod status;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use service::listener::Listener;
+use sv2_connection::{Authority, AuthorityPublicKey};
+use templates::Templates;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+pub use config::Config;
+pub use error::Error;
+pub use status::{BlockReport, Status, StatusHandle};
+
+use board::Board;
+use connection::Shared;
+use extranonce::Prefixes;
+use session::Resources;
+use status::Counters;
+
+/// A pool whose socket is open and whose template source runs.
+pub struct Pool {
+    config: Config,
+    listener: Listener,
+    templates: Templates,
+    authority: Authority,
+    prefixes: Prefixes,
+    counters: Arc<Counters>,
+    templates_stop: CancellationToken,
+}
+
+/// Binds and runs a pool until `shutdown`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    Pool::bind(config).await?.run(shutdown).await
+}
+
+impl Pool {
+    /// Checks the configuration, opens the socket, and starts the template source.
+    // Asynchronous as every role's is: the source's tasks need the runtime, and a ledger will have to be opened.
+    #[allow(clippy::unused_async)]
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        config.validate()?;
+        let authority = config.authority()?;
+        let listener = Listener::bind(config.listen_address, &config.limits)?;
+        let prefixes = Prefixes::open(&config.data_dir, config.server_id)?;
+        let templates_stop = CancellationToken::new();
+        let templates = templates::start(config.template.clone(), templates_stop.clone())?;
+        Ok(Self {
+            counters: Arc::new(Counters::default()),
+            config,
+            listener,
+            templates,
+            authority,
+            prefixes,
+            templates_stop,
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// What clients have to pin.
+    pub fn authority_public_key(&self) -> AuthorityPublicKey {
+        self.authority.public()
+    }
+
+    /// The chain it works on, for whoever wants to look.
+    pub fn templates(&self) -> Templates {
+        self.templates.clone()
+    }
+
+    /// Counters that can be read while it runs and after.
+    pub fn status(&self) -> StatusHandle {
+        StatusHandle::new(Arc::clone(&self.counters), self.templates.clone())
+    }
+
+    /// Serves until `shutdown`; then stops accepting, ends the connections and the template source.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self {
+            config,
+            mut listener,
+            templates,
+            authority,
+            prefixes,
+            counters,
+            templates_stop,
+        } = self;
+        let _stop_source_last = templates_stop.drop_guard();
+        info!(address = %listener.local_addr(), authority_public_key = %authority.public(), "pool listens");
+
+        let mut board = Board::start(&config, &templates, shutdown.clone())?;
+        let shared = Arc::new(Shared {
+            resources: Arc::new(Resources {
+                settings: config.session_settings(),
+                prefixes,
+            }),
+            options: config.connection_options(),
+            authority,
+            templates,
+            counters,
+        });
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                ended = board.ended() => {
+                    ended?;
+                    break;
+                }
+                accepted = listener.accept() => {
+                    let task = connection::serve(
+                        accepted,
+                        Arc::clone(&shared),
+                        board.subscribe(),
+                        shutdown.child_token(),
+                    );
+                    connections.spawn(task);
+                }
+                Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                    if let Err(error) = ended {
+                        debug!(%error, "a connection's task ended badly");
+                    }
+                }
+            }
+        }
+        // Each connection sees the same token; what it has in hand takes one write at most.
+        while connections.join_next().await.is_some() {}
+        info!("pool stopped");
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! One channel: its jobs, its target, and the judgement of its shares.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use templates::Solution;
+use work::{Clamp, Difficulty, Hashrate, Target, Vardiff};
+
+use crate::{
+    extranonce::{PREFIX_SIZE, Prefix},
+    job::{Claim, Job},
+    shares::{Rejection, Seen},
+};
+
+/// Jobs on one tip whose shares still count. Templates come about twice a minute.
+const JOBS_KEPT: usize = 16;
+
+/// How far a share's time may be ahead of its job's: what the network tolerates, in seconds.
+const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
+
+/// The version bits that a miner may change: those of BIP 320 and what BIP 323 adds to them, as `channels_sv2` has it.
+const ROLLABLE_VERSION_BITS: u32 = 0x1fff_ffe0;
+
+/// What the extranonce of a standard channel has behind its prefix.
+const ZEROS: [u8; 32] = [0; 32];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The extranonce is fixed; the miner rolls nothing but the header.
+    Standard,
+    /// The client rolls what follows the prefix.
+    Extended,
+}
+
+/// What a client asks for when it opens a channel, checked.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub kind: Kind,
+    pub identity: Box<str>,
+    pub nominal: Hashrate,
+    pub max_target: Target,
+    /// Bytes of the whole extranonce.
+    pub extranonce_size: usize,
+}
+
+/// A share as it was submitted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share<'a> {
+    pub job_id: u32,
+    pub claim: Claim,
+    /// What the client rolled; empty on a standard channel.
+    pub extranonce: &'a [u8],
+}
+
+/// What a share turned out to be.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// The work that counts, in expected hashes, or why it does not.
+    pub counts: Result<u128, Rejection>,
+    /// It solves a block, whether it counts or not.
+    pub solution: Option<Solved>,
+}
+
+/// A block, ready to be submitted.
+#[derive(Debug)]
+pub(crate) struct Solved {
+    pub solution: Solution,
+    pub hash: [u8; 32],
+}
+
+/// Shares that were accepted and not yet acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Unacknowledged {
+    pub count: u32,
+    pub last_sequence_number: u32,
+    work: u128,
+}
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub id: u32,
+    pub kind: Kind,
+    pub identity: Box<str>,
+    pub extranonce_size: usize,
+    pub unacknowledged: Unacknowledged,
+    max_target: Target,
+    target: Target,
+    vardiff: Vardiff,
+    prefix: Prefix,
+    jobs: VecDeque<ChannelJob>,
+    seen: Seen,
+    /// Of the prefix before this one.
+    seen_before: Seen,
+}
+
+/// A job as this channel got it.
+#[derive(Debug)]
+struct ChannelJob {
+    id: u32,
+    job: Arc<Job>,
+    /// Fixed when the job was sent (SV2 5.3.21).
+    target: Target,
+    prefix: Prefix,
+}
+
+impl Channel {
+    pub(crate) fn open(
+        id: u32,
+        opening: Opening,
+        prefix: Prefix,
+        shares_per_minute: f64,
+        clamp: impl Fn(Target) -> Clamp,
+        now: Instant,
+    ) -> Self {
+        let wanted = opening.nominal.target_for(shares_per_minute);
+        let target = clamp(opening.max_target).apply(wanted);
+        let mut vardiff = Vardiff::new(shares_per_minute, opening.nominal, now);
+        vardiff.job_sent(target.difficulty(), now);
+        Self {
+            id,
+            kind: opening.kind,
+            identity: opening.identity,
+            extranonce_size: opening.extranonce_size,
+            max_target: opening.max_target,
+            target,
+            vardiff,
+            prefix,
+            unacknowledged: Unacknowledged::default(),
+            jobs: VecDeque::new(),
+            seen: Seen::default(),
+            seen_before: Seen::default(),
+        }
+    }
+
+    /// The target of jobs to come.
+    pub(crate) fn target(&self) -> Target {
+        self.target
+    }
+
+    pub(crate) fn max_target(&self) -> Target {
+        self.max_target
+    }
+
+    /// The extranonce prefix of jobs to come, as the client has to know it: all of it on a standard channel.
+    pub(crate) fn extranonce_prefix(&self) -> Vec<u8> {
+        let mut prefix = self.prefix.to_vec();
+        if self.kind == Kind::Standard {
+            prefix.resize(self.extranonce_size, 0);
+        }
+        prefix
+    }
+
+    /// The merkle root of a job on this channel, where the client cannot change it.
+    pub(crate) fn merkle_root(&self, job: &Job) -> [u8; 32] {
+        job.merkle_root([&self.prefix, self.fixed_rest()])
+    }
+
+    /// Notes that the client got this job. On a new tip the jobs before it are void.
+    pub(crate) fn job_sent(&mut self, id: u32, job: Arc<Job>, now: Instant) {
+        let same_tip = |old: &ChannelJob| {
+            old.job.template.prev_hash == job.template.prev_hash
+                && old.job.template.nbits == job.template.nbits
+        };
+        if !self.jobs.back().is_some_and(same_tip) {
+            self.jobs = VecDeque::new();
+            self.seen.clear();
+            self.seen_before.clear();
+        }
+        if self.jobs.len() == JOBS_KEPT {
+            self.jobs.pop_front();
+        }
+        self.vardiff.job_sent(self.target.difficulty(), now);
+        self.jobs.push_back(ChannelJob {
+            id,
+            job,
+            target: self.target,
+            prefix: self.prefix,
+        });
+    }
+
+    /// What the client asks for by `UpdateChannel`.
+    pub(crate) fn update(
+        &mut self,
+        nominal: Hashrate,
+        max_target: Target,
+        shares_per_minute: f64,
+        now: Instant,
+    ) {
+        self.max_target = max_target;
+        // A statement that agrees with what the shares say adds nothing; one that does not starts the estimate anew.
+        let measured = self.vardiff.hashrate().value();
+        let ratio = nominal.value() / measured;
+        if nominal > Hashrate::ZERO && !(0.5..2.0).contains(&ratio) {
+            let active = self.jobs.back().map_or(self.target, |job| job.target);
+            self.vardiff = Vardiff::new(shares_per_minute, nominal, now);
+            self.vardiff.job_sent(active.difficulty(), now);
+        }
+    }
+
+    /// Sets the target of jobs to come; false if it is what it was.
+    pub(crate) fn set_target(&mut self, target: Target) -> bool {
+        let changed = self.target != target;
+        self.target = target;
+        changed
+    }
+
+    /// What the difficulty controller wants, and whether at once.
+    pub(crate) fn retarget(&mut self, now: Instant) -> Option<work::Retarget> {
+        self.vardiff.retarget(self.target.difficulty(), now)
+    }
+
+    /// Whether so many shares were accepted on one tip that the channel needs another prefix to go on.
+    pub(crate) fn needs_new_prefix(&self) -> bool {
+        self.seen.is_full()
+    }
+
+    /// Changes the prefix of jobs to come. Jobs with the prefix before the last one are void from now on.
+    pub(crate) fn set_prefix(&mut self, prefix: Prefix) {
+        let last = std::mem::replace(&mut self.prefix, prefix);
+        self.jobs.retain(|job| job.prefix == last);
+        self.seen_before = std::mem::take(&mut self.seen);
+    }
+
+    /// Judges a share. A block is recognised before any rule of ours is asked.
+    pub(crate) fn judge(&mut self, share: Share<'_>, job_is_past: bool, now: Instant) -> Verdict {
+        let refused = |rejection| Verdict {
+            counts: Err(rejection),
+            solution: None,
+        };
+        // The newest job is the likely one.
+        let Some(at) = self.jobs.iter().rposition(|job| job.id == share.job_id) else {
+            return refused(if job_is_past {
+                Rejection::Stale
+            } else {
+                Rejection::InvalidJobId
+            });
+        };
+        let ChannelJob {
+            job,
+            target,
+            prefix,
+            ..
+        } = &self.jobs[at];
+        let rolled = match self.kind {
+            Kind::Standard => self.fixed_rest(),
+            Kind::Extended => share.extranonce,
+        };
+        let standard_with_extranonce = self.kind == Kind::Standard && !share.extranonce.is_empty();
+        if rolled.len() != self.extranonce_size - PREFIX_SIZE || standard_with_extranonce {
+            return refused(Rejection::BadExtranonceSize);
+        }
+        let extranonce: [&[u8]; 2] = [prefix, rolled];
+        let hash = job.header(extranonce, share.claim).hash();
+        let current_prefix = *prefix == self.prefix;
+        let seen = if current_prefix {
+            &self.seen
+        } else {
+            &self.seen_before
+        };
+        let duplicate = seen.contains(&hash);
+
+        let solution = (job.network_target.is_met_by(&hash) && !duplicate).then(|| Solved {
+            hash,
+            solution: Solution {
+                template: Arc::clone(&job.template),
+                version: share.claim.version,
+                ntime: share.claim.ntime,
+                nonce: share.claim.nonce,
+                coinbase: job.coinbase(extranonce),
+            },
+        });
+        let target = *target;
+        let counts = check_rules(job, share.claim)
+            .and(if target.is_met_by(&hash) {
+                Ok(())
+            } else {
+                Err(Rejection::DifficultyTooLow)
+            })
+            .and_then(|()| self.count_once(&hash, current_prefix))
+            .map(|()| {
+                self.vardiff.share_accepted(target.difficulty(), now);
+                target.work()
+            });
+        Verdict { counts, solution }
+    }
+
+    fn count_once(&mut self, hash: &[u8; 32], current_prefix: bool) -> Result<(), Rejection> {
+        let seen = if current_prefix {
+            &mut self.seen
+        } else {
+            &mut self.seen_before
+        };
+        // A client that stays on the old prefix for ever has had its time; memory stays bounded.
+        if !current_prefix && seen.len() >= 2 * Seen::CAPACITY {
+            return Err(Rejection::Stale);
+        }
+        if seen.insert(hash) {
+            Ok(())
+        } else {
+            Err(Rejection::Duplicate)
+        }
+    }
+
+    fn fixed_rest(&self) -> &'static [u8] {
+        &ZEROS[..self.extranonce_size - PREFIX_SIZE]
+    }
+}
+
+fn check_rules(job: &Job, claim: Claim) -> Result<(), Rejection> {
+    let template = &job.template;
+    if claim.ntime < template.min_ntime
+        || claim.ntime > template.ntime.saturating_add(MAX_FUTURE_SECONDS)
+    {
+        return Err(Rejection::InvalidTime);
+    }
+    if (claim.version ^ template.version) & !ROLLABLE_VERSION_BITS != 0 {
+        return Err(Rejection::InvalidVersion);
+    }
+    Ok(())
+}
+
+impl Unacknowledged {
+    pub(crate) fn add(&mut self, sequence_number: u32, work: u128) {
+        self.count += 1;
+        self.last_sequence_number = sequence_number;
+        self.work = self.work.saturating_add(work);
+    }
+
+    /// Takes the count and the sum of difficulties that the protocol reports; what is less than one difficulty stays for
+    /// the next report.
+    pub(crate) fn take(&mut self) -> (u32, u64) {
+        let difficulty_one = Difficulty::ONE.target().work();
+        let sum = u64::try_from(self.work / difficulty_one).unwrap_or(u64::MAX);
+        self.work %= difficulty_one;
+        (std::mem::take(&mut self.count), sum)
+    }
+}

@@ -1,0 +1,153 @@
+//! What an operator can say about the pool.
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use service::listener::Limits;
+use sv2_connection::{Authority, AuthoritySecretKey, Options};
+use templates::SourceConfig;
+use work::Difficulty;
+
+use crate::{Error, payout, session::Settings};
+
+/// The longest tag that leaves room for everything else in the 100 bytes of a coinbase script.
+const LONGEST_TAG: usize = 32;
+
+/// The configuration of the pool; `config/pool.toml` documents each key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where SV2 miners and translators connect.
+    pub listen_address: SocketAddr,
+    /// File with the authority's secret key, made by `hashpool keygen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority_secret_key_file: Option<PathBuf>,
+    /// The authority's secret key itself, for the environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority_secret_key: Option<AuthoritySecretKey>,
+    /// Where the pool keeps what has to survive a restart.
+    pub data_dir: PathBuf,
+    /// Tells apart pools that share a ledger; part of every extranonce.
+    pub server_id: u16,
+    /// An address, or an output descriptor without wildcards, that the coinbase pays.
+    pub payout: String,
+    /// Text in the coinbase of each block.
+    pub pool_tag: String,
+    /// The share rate that difficulty aims at, per channel.
+    pub shares_per_minute: f64,
+    /// The easiest difficulty that is handed out.
+    pub minimum_difficulty: f64,
+    /// Time from accepting a connection to its completed set-up, the Noise handshake included.
+    pub setup_timeout_seconds: u32,
+    /// Time for a peer to take what is written to it.
+    pub write_timeout_seconds: u32,
+    /// Channels on one connection.
+    pub channels_per_connection: u32,
+    /// Connections.
+    pub limits: Limits,
+    /// Where templates come from.
+    pub template: SourceConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen_address: SocketAddr::from(([0, 0, 0, 0], 34254)),
+            authority_secret_key_file: None,
+            authority_secret_key: None,
+            data_dir: PathBuf::from("data/pool"),
+            server_id: 0,
+            payout: String::new(),
+            pool_tag: "hashpool".to_owned(),
+            shares_per_minute: 6.0,
+            minimum_difficulty: 0.001,
+            setup_timeout_seconds: 10,
+            write_timeout_seconds: 15,
+            channels_per_connection: 10_000,
+            limits: Limits::default(),
+            template: SourceConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks all that can be checked without the network or a node.
+    pub fn validate(&self) -> Result<(), Error> {
+        let wrong = |key, problem: &str| {
+            Err(Error::Config {
+                key,
+                problem: problem.to_owned(),
+            })
+        };
+        payout::parse(&self.payout)?;
+        if self.pool_tag.len() > LONGEST_TAG || !self.pool_tag.is_ascii() {
+            return wrong("pool_tag", "at most 32 ASCII characters fit the coinbase");
+        }
+        if !(self.shares_per_minute >= 0.1 && self.shares_per_minute <= 6000.0) {
+            return wrong("shares_per_minute", "a rate from 0.1 to 6000 is possible");
+        }
+        if Difficulty::new(self.minimum_difficulty).is_err() {
+            return wrong("minimum_difficulty", "must be a number above zero");
+        }
+        if self.setup_timeout_seconds == 0 {
+            return wrong("setup_timeout_seconds", "must be at least 1");
+        }
+        if self.write_timeout_seconds == 0 {
+            return wrong("write_timeout_seconds", "must be at least 1");
+        }
+        if self.channels_per_connection == 0 {
+            return wrong("channels_per_connection", "must be at least 1");
+        }
+        if self.authority_secret_key.is_some() && self.authority_secret_key_file.is_some() {
+            return wrong(
+                "authority_secret_key",
+                "set either this or authority_secret_key_file",
+            );
+        }
+        if self.authority_secret_key.is_none() && self.authority_secret_key_file.is_none() {
+            return Err(Error::NoAuthorityKey);
+        }
+        self.limits.validate()?;
+        self.template.validate()?;
+        Ok(())
+    }
+
+    pub(crate) fn authority(&self) -> Result<Authority, Error> {
+        let secret = match (&self.authority_secret_key, &self.authority_secret_key_file) {
+            (Some(secret), _) => secret.clone(),
+            (None, Some(path)) => {
+                let wrong = |problem| Error::AuthorityKeyFile {
+                    path: path.clone(),
+                    problem,
+                };
+                let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+                text.parse::<AuthoritySecretKey>()
+                    .map_err(|error| wrong(error.to_string()))?
+            }
+            (None, None) => return Err(Error::NoAuthorityKey),
+        };
+        Ok(Authority::new(secret)?)
+    }
+
+    pub(crate) fn session_settings(&self) -> Settings {
+        Settings {
+            shares_per_minute: self.shares_per_minute,
+            pool_minimum: Difficulty::new(self.minimum_difficulty)
+                .unwrap_or(Difficulty::ONE)
+                .target(),
+            channels_per_connection: usize::try_from(self.channels_per_connection)
+                .unwrap_or(usize::MAX),
+            setup_timeout: Duration::from_secs(self.setup_timeout_seconds.into()),
+        }
+    }
+
+    pub(crate) fn connection_options(&self) -> Options {
+        Options {
+            handshake_timeout: Duration::from_secs(self.setup_timeout_seconds.into()),
+            write_timeout: Duration::from_secs(self.write_timeout_seconds.into()),
+            // The largest message that a miner may send is a share or a request to open a channel.
+            largest_frame: 4096,
+            ..Options::default()
+        }
+    }
+}

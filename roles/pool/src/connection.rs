@@ -1,0 +1,158 @@
+//! One task per connection: it drives one session, and owns all its state.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use service::listener::Accepted;
+use sv2_connection::{Authority, Connection, FrameBuffer, Options, accept};
+use templates::{Submission, Templates};
+use tokio::{sync::watch, time::sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    board::Work,
+    session::{Fault, Found, Resources, Session},
+    status::{BlockReport, Counters},
+};
+
+/// What all connections share; read-only but for counters.
+pub(crate) struct Shared {
+    pub resources: Arc<Resources>,
+    pub options: Options,
+    pub authority: Authority,
+    pub templates: Templates,
+    pub counters: Arc<Counters>,
+}
+
+/// Serves one client until it leaves, misbehaves, or the pool stops.
+pub(crate) async fn serve(
+    accepted: Accepted,
+    shared: Arc<Shared>,
+    work: watch::Receiver<Option<Arc<Work>>>,
+    shutdown: CancellationToken,
+) {
+    let Accepted {
+        stream,
+        peer,
+        permit: _held,
+    } = accepted;
+    let accepted_at = Instant::now();
+    shared.counters.connected();
+    let handshake = accept(stream, &shared.authority, shared.options);
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        connection = handshake => match connection {
+            Ok(connection) => {
+                debug!(%peer, "connected");
+                let mut driver = Driver {
+                    session: Session::new(Arc::clone(&shared.resources), accepted_at),
+                    out: FrameBuffer::new(),
+                    work,
+                    peer,
+                    shared: Arc::clone(&shared),
+                };
+                driver.run(connection, &shutdown).await
+            }
+            Err(error) => Err(error.into()),
+        },
+    };
+    shared.counters.disconnected(ended.as_ref().err());
+    match ended {
+        Ok(()) | Err(Fault::Connection(sv2_connection::Error::Closed)) => {
+            debug!(%peer, "disconnected");
+        }
+        Err(fault) => info!(%peer, reason = %fault, "connection ended"),
+    }
+}
+
+struct Driver {
+    session: Session,
+    out: FrameBuffer,
+    work: watch::Receiver<Option<Arc<Work>>>,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Driver {
+    async fn run(
+        &mut self,
+        connection: Connection,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Fault> {
+        let Connection {
+            mut reader,
+            mut writer,
+        } = connection;
+        self.take_work()?;
+        let result = loop {
+            let deadline = self.session.deadline().into();
+            let turn = tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                Ok(()) = self.work.changed() => self.take_work(),
+                read = reader.read(|frame| {
+                    let now = Instant::now();
+                    self.session.handle(frame, now, &mut self.out)
+                }) => read,
+                () = sleep_until(deadline) => self.session.tick(Instant::now(), &mut self.out),
+            };
+            self.submit_blocks();
+            let flushed = self.session.flush(Instant::now(), &mut self.out);
+            self.shared.counters.add(self.session.take_tally());
+            // What there is to say is said even to a client that is about to be cut off.
+            let written = writer.write(&mut self.out).await;
+            if let Err(fault) = turn.and(flushed).and(written.map_err(Fault::from)) {
+                break Err(fault);
+            }
+        };
+        self.shared.counters.channels_closed(self.session.close());
+        result
+    }
+
+    fn take_work(&mut self) -> Result<(), Fault> {
+        let work = self.work.borrow_and_update().clone();
+        match work {
+            Some(work) => self
+                .session
+                .work_changed(work, Instant::now(), &mut self.out),
+            None => Ok(()),
+        }
+    }
+
+    /// Before anything else is done with the shares of this turn.
+    fn submit_blocks(&mut self) {
+        for found in self.session.take_found() {
+            tokio::spawn(submit_block(Arc::clone(&self.shared), found, self.peer));
+        }
+    }
+}
+
+async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
+    let Found { solved, identity } = found;
+    let height = solved.solution.template.height();
+    let submission = shared.templates.submit(solved.solution).await;
+    let mut displayed = solved.hash;
+    displayed.reverse();
+    let hash = hex::encode(displayed);
+    let accepted = submission == Submission::Accepted;
+    match &submission {
+        Submission::Accepted => info!(%hash, height, %identity, %peer, "block found"),
+        Submission::Rejected(reason) => {
+            warn!(%hash, height, %identity, %peer, reason, "the node rejected a block");
+        }
+        Submission::Unreachable(reason) => {
+            warn!(%hash, height, %identity, %peer, reason, "a block could not be handed to the node");
+        }
+    }
+    let outcome = match submission {
+        Submission::Accepted => "accepted".to_owned(),
+        Submission::Rejected(reason) => format!("rejected: {reason}"),
+        Submission::Unreachable(reason) => format!("not delivered: {reason}"),
+    };
+    shared.counters.block(BlockReport {
+        hash,
+        height,
+        identity: identity.into(),
+        accepted,
+        outcome,
+    });
+}

@@ -1,0 +1,586 @@
+//! The mining protocol with one client, from its set-up on (SV2 5).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stratum_core::{
+    binary_sv2::{Seq064K, Sv2Option},
+    extensions_sv2::{self, RequestExtensionsError},
+    mining_sv2::{
+        self, CloseChannel, NewMiningJob, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
+        OpenStandardMiningChannelSuccess, SetCustomMiningJobError, SetExtranoncePrefix, SetTarget,
+        SubmitSharesError, SubmitSharesSuccess, UpdateChannel, UpdateChannelError,
+    },
+    parsers_sv2::{Extensions, ExtensionsNegotiation, Mining as Message},
+};
+use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
+use work::{Clamp, Hashrate, Target};
+
+use crate::{
+    board::{FIRST_CHANNEL_ID, OWN_JOB_BIT, USUAL_EXTRANONCE, Work, group_id},
+    channel::{Channel, Kind, Opening, Share},
+    extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
+    job::{Claim, Job},
+    session::{Fault, Found, Resources, Tally},
+    shares::Rejection,
+};
+
+/// How often difficulties are looked at where no shares come.
+const TICK: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Mining {
+    resources: Arc<Resources>,
+    /// The client wants no extended jobs, so there are no groups and each channel gets a job of its own.
+    standard_jobs: bool,
+    work: Option<Arc<Work>>,
+    /// Sorted by id, which only grows.
+    channels: Vec<Channel>,
+    next_channel_id: u32,
+    own_jobs: u32,
+    next_tick: Instant,
+    /// Channels with shares to acknowledge.
+    touched: Vec<u32>,
+    pub found: Vec<Found>,
+    pub tally: Tally,
+}
+
+impl Mining {
+    pub(crate) fn new(
+        resources: Arc<Resources>,
+        work: Option<Arc<Work>>,
+        standard_jobs: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            resources,
+            standard_jobs,
+            work,
+            channels: Vec::new(),
+            next_channel_id: FIRST_CHANNEL_ID,
+            own_jobs: 0,
+            next_tick: now + TICK,
+            touched: Vec::new(),
+            found: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.next_tick
+    }
+
+    pub(crate) fn channel_count(&self) -> u64 {
+        self.channels.len() as u64
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        frame: Frame<'_>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        let unexpected = Fault::unexpected(&frame);
+        match frame.extension_type {
+            0 => {}
+            extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION => {
+                return answer_extensions(frame, out);
+            }
+            _ => return Err(unexpected),
+        }
+        match frame.mining()? {
+            Message::SubmitSharesExtended(m) => {
+                let claim = Claim {
+                    version: m.version,
+                    ntime: m.ntime,
+                    nonce: m.nonce,
+                };
+                let share = Share {
+                    job_id: m.job_id,
+                    claim,
+                    extranonce: m.extranonce.as_bytes(),
+                };
+                self.submit(m.channel_id, m.sequence_number, share, now, out)?;
+            }
+            Message::SubmitSharesStandard(m) => {
+                let claim = Claim {
+                    version: m.version,
+                    ntime: m.ntime,
+                    nonce: m.nonce,
+                };
+                let share = Share {
+                    job_id: m.job_id,
+                    claim,
+                    extranonce: &[],
+                };
+                self.submit(m.channel_id, m.sequence_number, share, now, out)?;
+            }
+            Message::OpenExtendedMiningChannel(m) => {
+                let size = usize::from(m.min_extranonce_size).max(ROLLABLE_SIZE) + PREFIX_SIZE;
+                let opening = Opening {
+                    kind: Kind::Extended,
+                    identity: identity(m.user_identity.as_bytes()),
+                    nominal: Hashrate::ZERO,
+                    max_target: Target::MAX,
+                    extranonce_size: size,
+                };
+                self.open(
+                    m.request_id,
+                    m.nominal_hash_rate,
+                    m.max_target.to_array(),
+                    opening,
+                    now,
+                    out,
+                )?;
+            }
+            Message::OpenStandardMiningChannel(m) => {
+                let opening = Opening {
+                    kind: Kind::Standard,
+                    identity: identity(m.user_identity.as_bytes()),
+                    nominal: Hashrate::ZERO,
+                    max_target: Target::MAX,
+                    extranonce_size: USUAL_EXTRANONCE,
+                };
+                self.open(
+                    m.request_id,
+                    m.nominal_hash_rate,
+                    m.max_target.to_array(),
+                    opening,
+                    now,
+                    out,
+                )?;
+            }
+            Message::UpdateChannel(m) => self.update(&m, now, out)?,
+            Message::CloseChannel(m) => self.close(&m),
+            Message::SetCustomMiningJob(m) => {
+                let code = mining_sv2::ERROR_CODE_SET_CUSTOM_MINING_JOB_JD_NOT_SUPPORTED;
+                out.push(Message::SetCustomMiningJobError(SetCustomMiningJobError {
+                    channel_id: m.channel_id,
+                    request_id: m.request_id,
+                    error_code: code.try_into().map_err(MalformedMessage::Fields)?,
+                }))?;
+            }
+            _ => return Err(unexpected),
+        }
+        Ok(())
+    }
+
+    /// Sends the newest work to everybody, in one go.
+    pub(crate) fn work_changed(
+        &mut self,
+        work: Arc<Work>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        let old = self.work.replace(Arc::clone(&work));
+        if self.channels.is_empty() || old.as_ref().is_some_and(|old| old.id() == work.id()) {
+            return Ok(());
+        }
+        let new_tip = old.is_none_or(|old| old.tip() != work.tip());
+        if new_tip {
+            self.follow_network_target(&work, out)?;
+        }
+        let mut told = Vec::new();
+        for channel in &mut self.channels {
+            let job = work.job(channel.extranonce_size);
+            if self.standard_jobs {
+                announce_to_channel(channel, &job, work.id(), new_tip, out)?;
+            } else if !told.contains(&channel.extranonce_size) {
+                work.announce_to_group(channel.extranonce_size, new_tip, out)?;
+                told.push(channel.extranonce_size);
+            }
+            channel.job_sent(work.id(), job, now);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.retarget_all(now, out)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        let touched = std::mem::take(&mut self.touched);
+        for channel_id in &touched {
+            let Some(at) = self.position(*channel_id) else {
+                continue;
+            };
+            let unacknowledged = &mut self.channels[at].unacknowledged;
+            let (new_submits_accepted_count, new_shares_sum) = unacknowledged.take();
+            out.push(Message::SubmitSharesSuccess(SubmitSharesSuccess {
+                channel_id: *channel_id,
+                last_sequence_number: unacknowledged.last_sequence_number,
+                new_submits_accepted_count,
+                new_shares_sum,
+            }))?;
+            self.retarget(at, now, out)?;
+        }
+        Ok(())
+    }
+
+    fn submit(
+        &mut self,
+        channel_id: u32,
+        sequence_number: u32,
+        share: Share<'_>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        let job_is_past = self.is_past(share.job_id);
+        let mut first_of_batch = false;
+        let verdict = self
+            .channel(channel_id)
+            .map(|channel| (channel.judge(share, job_is_past, now), channel));
+        let counts = match verdict {
+            None => Err(Rejection::InvalidChannelId),
+            Some((verdict, channel)) => {
+                if let Ok(work) = verdict.counts {
+                    channel.unacknowledged.add(sequence_number, work);
+                    first_of_batch = channel.unacknowledged.count == 1;
+                }
+                if let Some(solved) = verdict.solution {
+                    let identity = channel.identity.clone();
+                    self.found.push(Found { solved, identity });
+                }
+                verdict.counts
+            }
+        };
+        match counts {
+            Ok(work) => {
+                if first_of_batch {
+                    self.touched.push(channel_id);
+                }
+                self.tally.accepted += 1;
+                self.tally.work = self.tally.work.saturating_add(work);
+            }
+            Err(rejection) => {
+                self.tally.rejected[rejection as usize] += 1;
+                out.push(Message::SubmitSharesError(SubmitSharesError {
+                    channel_id,
+                    sequence_number,
+                    error_code: rejection
+                        .code()
+                        .try_into()
+                        .map_err(MalformedMessage::Fields)?,
+                }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        request_id: u32,
+        nominal_hash_rate: f32,
+        max_target: [u8; 32],
+        mut opening: Opening,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        let refusal = if opening.identity.is_empty() {
+            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_INVALID_USER_IDENTITY)
+        } else if self.standard_jobs && opening.kind == Kind::Extended {
+            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_EXTENDED_CHANNELS_NOT_SUPPORTED_FOR_STANDARD_JOBS)
+        } else if opening.extranonce_size > LARGEST_EXTRANONCE {
+            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_MIN_EXTRANONCE_SIZE_TOO_LARGE)
+        } else if self.channels.len() >= self.resources.settings.channels_per_connection {
+            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_CHANNEL_CAPACITY_EXHAUSTED)
+        } else {
+            match (
+                Hashrate::new(nominal_hash_rate.into()),
+                Target::from_le_bytes(max_target),
+            ) {
+                (Err(_), _) => {
+                    Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_INVALID_NOMINAL_HASHRATE)
+                }
+                (_, Err(_)) => {
+                    Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_MAX_TARGET_OUT_OF_RANGE)
+                }
+                (Ok(nominal), Ok(max_target)) => {
+                    opening.nominal = nominal;
+                    opening.max_target = max_target;
+                    None
+                }
+            }
+        };
+        if let Some(code) = refusal {
+            out.push(Message::OpenMiningChannelError(OpenMiningChannelError {
+                request_id,
+                error_code: code.try_into().map_err(MalformedMessage::Fields)?,
+            }))?;
+            return Ok(());
+        }
+        let channel = Channel::open(
+            self.next_channel_id,
+            opening,
+            self.resources.prefixes.allocate(),
+            self.resources.settings.shares_per_minute,
+            |max_target| self.clamp(max_target),
+            now,
+        );
+        // After 2^32 channels on one connection, numbers would come again.
+        self.next_channel_id = self
+            .next_channel_id
+            .checked_add(1)
+            .ok_or(Fault::Refused("too many channels"))?;
+        self.answer_open(request_id, &channel, out)?;
+        self.tally.channels_opened += 1;
+        self.channels.push(channel);
+        if let Some(work) = self.work.clone() {
+            // Not by the group: the other channels in it have this job.
+            let id = work.id();
+            self.send_job(self.channels.len() - 1, &work, id, true, now, out)?;
+        }
+        Ok(())
+    }
+
+    fn answer_open(
+        &self,
+        request_id: u32,
+        channel: &Channel,
+        out: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
+        let target = channel.target().to_le_bytes();
+        let prefix = channel.extranonce_prefix();
+        let group_channel_id = if self.standard_jobs {
+            0
+        } else {
+            group_id(channel.extranonce_size)
+        };
+        // At most 32 bytes.
+        let rolled = u16::try_from(channel.extranonce_size - PREFIX_SIZE).unwrap_or(0);
+        match channel.kind {
+            Kind::Extended => out.push(Message::OpenExtendedMiningChannelSuccess(
+                OpenExtendedMiningChannelSuccess {
+                    request_id,
+                    channel_id: channel.id,
+                    target: (&target).into(),
+                    extranonce_size: rolled,
+                    extranonce_prefix: prefix.as_slice().try_into()?,
+                    group_channel_id,
+                },
+            )),
+            Kind::Standard => out.push(Message::OpenStandardMiningChannelSuccess(
+                OpenStandardMiningChannelSuccess {
+                    request_id,
+                    channel_id: channel.id,
+                    target: (&target).into(),
+                    extranonce_prefix: prefix.as_slice().try_into()?,
+                    group_channel_id,
+                },
+            )),
+        }
+    }
+
+    fn update(
+        &mut self,
+        request: &UpdateChannel<'_>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        let nominal = Hashrate::new(request.nominal_hash_rate.into());
+        let max_target = Target::from_le_bytes(request.maximum_target.to_array());
+        let shares_per_minute = self.resources.settings.shares_per_minute;
+        let refusal = match (self.position(request.channel_id), nominal, max_target) {
+            (None, ..) => mining_sv2::ERROR_CODE_UPDATE_CHANNEL_INVALID_CHANNEL_ID,
+            (_, Err(_), _) => mining_sv2::ERROR_CODE_UPDATE_CHANNEL_INVALID_NOMINAL_HASHRATE,
+            (.., Err(_)) => mining_sv2::ERROR_CODE_UPDATE_CHANNEL_MAX_TARGET_OUT_OF_RANGE,
+            (Some(at), Ok(nominal), Ok(max_target)) => {
+                let channel = &mut self.channels[at];
+                channel.update(nominal, max_target, shares_per_minute, now);
+                self.retarget(at, now, out)?;
+                // The limit holds even where the controller is content.
+                let clamped = self.clamp(max_target).apply(self.channels[at].target());
+                self.set_target(at, clamped, out)?;
+                return Ok(());
+            }
+        };
+        out.push(Message::UpdateChannelError(UpdateChannelError {
+            channel_id: request.channel_id,
+            error_code: refusal.try_into().map_err(MalformedMessage::Fields)?,
+        }))?;
+        Ok(())
+    }
+
+    fn close(&mut self, request: &CloseChannel<'_>) {
+        let before = self.channels.len();
+        let group = (!self.standard_jobs).then_some(request.channel_id);
+        self.channels.retain(|channel| {
+            channel.id != request.channel_id && Some(group_id(channel.extranonce_size)) != group
+        });
+        self.tally.channels_closed += (before - self.channels.len()) as u64;
+    }
+
+    fn retarget_all(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        (0..self.channels.len()).try_for_each(|at| self.retarget(at, now, out))
+    }
+
+    fn retarget(&mut self, at: usize, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        let channel = &mut self.channels[at];
+        let mut early_job = false;
+        if channel.needs_new_prefix() {
+            channel.set_prefix(self.resources.prefixes.allocate());
+            out.push(Message::SetExtranoncePrefix(SetExtranoncePrefix {
+                channel_id: channel.id,
+                extranonce_prefix: channel
+                    .extranonce_prefix()
+                    .as_slice()
+                    .try_into()
+                    .map_err(MalformedMessage::Fields)?,
+            }))?;
+            early_job = true;
+        }
+        if let Some(retarget) = channel.retarget(now) {
+            let max_target = channel.max_target();
+            let target = self.clamp(max_target).apply(retarget.difficulty.target());
+            early_job |= self.set_target(at, target, out)? && retarget.urgent;
+        }
+        if let (true, Some(work)) = (early_job, self.work.clone()) {
+            self.own_jobs = (self.own_jobs + 1) % OWN_JOB_BIT;
+            self.send_job(at, &work, self.own_jobs | OWN_JOB_BIT, false, now, out)?;
+        }
+        Ok(())
+    }
+
+    /// The one place where a channel's target changes after its opening. Checks the client's limit once more.
+    fn set_target(
+        &mut self,
+        at: usize,
+        target: Target,
+        out: &mut FrameBuffer,
+    ) -> Result<bool, MalformedMessage> {
+        let channel = &mut self.channels[at];
+        let target = target.min(channel.max_target());
+        if !channel.set_target(target) {
+            return Ok(false);
+        }
+        out.push(Message::SetTarget(SetTarget {
+            channel_id: channel.id,
+            maximum_target: (&target.to_le_bytes()).into(),
+        }))?;
+        Ok(true)
+    }
+
+    /// A new tip can have another network target, which bounds what channels have.
+    fn follow_network_target(
+        &mut self,
+        work: &Work,
+        out: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
+        for at in 0..self.channels.len() {
+            let clamp = Clamp {
+                network: work.network_target(),
+                max_target: self.channels[at].max_target(),
+                pool_minimum: self.resources.settings.pool_minimum,
+            };
+            let target = clamp.apply(self.channels[at].target());
+            self.set_target(at, target, out)?;
+        }
+        Ok(())
+    }
+
+    fn send_job(
+        &mut self,
+        at: usize,
+        work: &Work,
+        job_id: u32,
+        new_tip: bool,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
+        let channel = &mut self.channels[at];
+        let job = work.job(channel.extranonce_size);
+        announce_to_channel(channel, &job, job_id, new_tip, out)?;
+        channel.job_sent(job_id, job, now);
+        Ok(())
+    }
+
+    fn clamp(&self, max_target: Target) -> Clamp {
+        Clamp {
+            network: self
+                .work
+                .as_ref()
+                .map_or(Target::MIN, |work| work.network_target()),
+            max_target,
+            pool_minimum: self.resources.settings.pool_minimum,
+        }
+    }
+
+    /// Whether a job of this number was sent to somebody on this connection, at some time.
+    fn is_past(&self, job_id: u32) -> bool {
+        if job_id & OWN_JOB_BIT != 0 {
+            job_id & !OWN_JOB_BIT <= self.own_jobs
+        } else {
+            self.work.as_ref().is_some_and(|work| job_id <= work.id())
+        }
+    }
+
+    fn position(&self, channel_id: u32) -> Option<usize> {
+        self.channels
+            .binary_search_by_key(&channel_id, |channel| channel.id)
+            .ok()
+    }
+
+    fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
+        self.position(channel_id).map(|at| &mut self.channels[at])
+    }
+}
+
+/// Sends a job to one channel, in the form that its kind takes.
+fn announce_to_channel(
+    channel: &Channel,
+    job: &Job,
+    job_id: u32,
+    new_tip: bool,
+    out: &mut FrameBuffer,
+) -> Result<(), MalformedMessage> {
+    if channel.kind == Kind::Extended {
+        return job.announce(channel.id, job_id, new_tip, out);
+    }
+    let merkle_root = channel.merkle_root(job);
+    out.push(Message::NewMiningJob(NewMiningJob {
+        channel_id: channel.id,
+        job_id,
+        min_ntime: Sv2Option::new((!new_tip).then_some(job.template.ntime)),
+        version: job.template.version,
+        merkle_root: (&merkle_root).into(),
+    }))?;
+    if new_tip {
+        job.announce_tip(channel.id, job_id, out)?;
+    }
+    Ok(())
+}
+
+/// No extension is spoken yet, and none is required.
+fn answer_extensions(frame: Frame<'_>, out: &mut FrameBuffer) -> Result<(), Fault> {
+    let unexpected = Fault::unexpected(&frame);
+    let message = Extensions::try_from((frame.extension_type, frame.message_type, frame.payload))
+        .map_err(MalformedMessage::from)?;
+    let Extensions::ExtensionsNegotiation(ExtensionsNegotiation::RequestExtensions(request)) =
+        message
+    else {
+        return Err(unexpected);
+    };
+    let none = Seq064K::new(Vec::new()).map_err(MalformedMessage::Fields)?;
+    out.push(Extensions::ExtensionsNegotiation(
+        ExtensionsNegotiation::RequestExtensionsError(RequestExtensionsError {
+            request_id: request.request_id,
+            unsupported_extensions: request.requested_extensions,
+            required_extensions: none,
+        }),
+    ))?;
+    Ok(())
+}
+
+/// A name as it can be shown; empty where it is none: not UTF-8, or with control characters.
+fn identity(bytes: &[u8]) -> Box<str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.trim().into(),
+        _ => "".into(),
+    }
+}

@@ -1,0 +1,253 @@
+//! The conversation with one client, without I/O: messages and time go in, messages and effects come out.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stratum_core::{
+    common_messages_sv2::{
+        ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH,
+        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
+        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, Protocol, SetupConnection,
+        SetupConnectionError, SetupConnectionSuccess,
+    },
+    parsers_sv2::CommonMessages,
+};
+use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
+use work::Target;
+
+use crate::{
+    board::Work, channel::Solved, extranonce::Prefixes, mining::Mining, shares::Rejection,
+};
+
+/// The version of SV2 that is spoken here.
+const VERSION: u16 = 2;
+
+/// `SetupConnection` flags of the mining protocol (SV2 5.3.1).
+const REQUIRES_STANDARD_JOBS: u32 = 1;
+const REQUIRES_VERSION_ROLLING: u32 = 1 << 2;
+
+/// What a session may use, shared by all of them and read-only.
+#[derive(Debug)]
+pub(crate) struct Resources {
+    pub settings: Settings,
+    pub prefixes: Prefixes,
+}
+
+/// The parts of the configuration that a session asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub shares_per_minute: f64,
+    /// The easiest target that is handed out.
+    pub pool_minimum: Target,
+    pub channels_per_connection: usize,
+    pub setup_timeout: Duration,
+}
+
+/// Why the connection has to end. The client's fault, all of them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Connection(#[from] sv2_connection::Error),
+    #[error("malformed message: {0}")]
+    Malformed(#[from] MalformedMessage),
+    #[error(
+        "message type {message_type:#04x} (extension {extension_type:#06x}) is not expected here"
+    )]
+    Unexpected {
+        extension_type: u16,
+        message_type: u8,
+    },
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    #[error("no SetupConnection in time")]
+    SetupTimeout,
+}
+
+impl Fault {
+    pub(crate) fn unexpected(frame: &Frame<'_>) -> Self {
+        Self::Unexpected {
+            extension_type: frame.extension_type,
+            message_type: frame.message_type,
+        }
+    }
+}
+
+/// What happened since it was last asked for; plain numbers, folded into the shared ones a batch at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub accepted: u64,
+    pub work: u128,
+    pub rejected: [u64; Rejection::ALL.len()],
+    pub channels_opened: u64,
+    pub channels_closed: u64,
+}
+
+/// A block that the driver has to submit before it does anything else.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub solved: Solved,
+    pub identity: Box<str>,
+}
+
+/// A session is in set-up until the client has introduced itself; only then it has channels.
+#[derive(Debug)]
+pub(crate) enum Session {
+    Setup(Setup),
+    Mining(Box<Mining>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Setup {
+    resources: Arc<Resources>,
+    work: Option<Arc<Work>>,
+    deadline: Instant,
+}
+
+impl Session {
+    pub(crate) fn new(resources: Arc<Resources>, accepted_at: Instant) -> Self {
+        let deadline = accepted_at + resources.settings.setup_timeout;
+        Self::Setup(Setup {
+            resources,
+            work: None,
+            deadline,
+        })
+    }
+
+    /// Takes one message of the client.
+    pub(crate) fn handle(
+        &mut self,
+        frame: Frame<'_>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Setup(setup) => {
+                let mining = setup.handle(frame, now, out)?;
+                *self = Self::Mining(Box::new(mining));
+                Ok(())
+            }
+            Self::Mining(mining) => mining.handle(frame, now, out),
+        }
+    }
+
+    /// Takes the newest work; older that was skipped is of no interest.
+    pub(crate) fn work_changed(
+        &mut self,
+        work: Arc<Work>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Setup(setup) => setup.work = Some(work),
+            Self::Mining(mining) => mining.work_changed(work, now, out)?,
+        }
+        Ok(())
+    }
+
+    /// When [`tick`](Self::tick) has to be called.
+    pub(crate) fn deadline(&self) -> Instant {
+        match self {
+            Self::Setup(setup) => setup.deadline,
+            Self::Mining(mining) => mining.deadline(),
+        }
+    }
+
+    /// The deadline has come.
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        match self {
+            Self::Setup(setup) if now >= setup.deadline => Err(Fault::SetupTimeout),
+            Self::Setup(_) => Ok(()),
+            Self::Mining(mining) => mining.tick(now, out),
+        }
+    }
+
+    /// Ends a batch of messages: what it accepted is acknowledged, and difficulties follow what it showed.
+    pub(crate) fn flush(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        match self {
+            Self::Setup(_) => Ok(()),
+            Self::Mining(mining) => mining.flush(now, out),
+        }
+    }
+
+    /// Blocks found since the last call.
+    pub(crate) fn take_found(&mut self) -> Vec<Found> {
+        match self {
+            Self::Setup(_) => Vec::new(),
+            Self::Mining(mining) => std::mem::take(&mut mining.found),
+        }
+    }
+
+    /// Counts since the last call.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        match self {
+            Self::Setup(_) => Tally::default(),
+            Self::Mining(mining) => std::mem::take(&mut mining.tally),
+        }
+    }
+
+    /// Closes all channels, for the count.
+    pub(crate) fn close(&mut self) -> u64 {
+        match self {
+            Self::Setup(_) => 0,
+            Self::Mining(mining) => mining.channel_count(),
+        }
+    }
+}
+
+impl Setup {
+    fn handle(
+        &mut self,
+        frame: Frame<'_>,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<Mining, Fault> {
+        let unexpected = Fault::unexpected(&frame);
+        if frame.extension_type != 0 {
+            return Err(unexpected);
+        }
+        let CommonMessages::SetupConnection(request) = frame.common()? else {
+            return Err(unexpected);
+        };
+        if let Some((code, flags)) = refusal(&request) {
+            out.push(CommonMessages::SetupConnectionError(SetupConnectionError {
+                flags,
+                error_code: code.try_into().map_err(MalformedMessage::Fields)?,
+            }))?;
+            return Err(Fault::Refused(code));
+        }
+        out.push(CommonMessages::SetupConnectionSuccess(
+            SetupConnectionSuccess {
+                used_version: VERSION,
+                flags: 0,
+            },
+        ))?;
+        Ok(Mining::new(
+            Arc::clone(&self.resources),
+            self.work.take(),
+            request.flags & REQUIRES_STANDARD_JOBS != 0,
+            now,
+        ))
+    }
+}
+
+/// The error code, and the flags that are not supported.
+fn refusal(request: &SetupConnection<'_>) -> Option<(&'static str, u32)> {
+    let unsupported = request.flags & !(REQUIRES_STANDARD_JOBS | REQUIRES_VERSION_ROLLING);
+    if request.protocol != Protocol::MiningProtocol {
+        Some((ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, 0))
+    } else if request.get_version(VERSION, VERSION).is_none() {
+        Some((ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH, 0))
+    } else if unsupported != 0 {
+        Some((
+            ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
+            unsupported,
+        ))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

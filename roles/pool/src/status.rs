@@ -1,0 +1,208 @@
+//! What a running pool counts.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde::Serialize;
+use templates::Templates;
+
+use crate::{
+    session::{Fault, Tally},
+    shares::Rejection,
+};
+
+/// Counters of all connections. Each connection adds a batch at a time, never a share at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    connections_opened: AtomicU64,
+    connections_closed: AtomicU64,
+    disconnects: Mutex<BTreeMap<&'static str, u64>>,
+    channels_opened: AtomicU64,
+    channels_closed: AtomicU64,
+    accepted: AtomicU64,
+    rejected: [AtomicU64; Rejection::ALL.len()],
+    work: Sum,
+    blocks_accepted: AtomicU64,
+    blocks_failed: AtomicU64,
+    last_block: Mutex<Option<BlockReport>>,
+}
+
+/// The fate of a block that was found here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BlockReport {
+    /// Block hash as it is usually shown, in hex.
+    pub hash: String,
+    /// Height, where the template says it.
+    pub height: Option<u32>,
+    /// Who found it.
+    pub identity: String,
+    /// Whether the node took it.
+    pub accepted: bool,
+    /// `accepted`, or why not.
+    pub outcome: String,
+}
+
+/// A moment of a pool's life.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// Open connections.
+    pub connections: u64,
+    /// Connections since the start.
+    pub connections_total: u64,
+    /// Why connections were ended that did not just leave.
+    pub disconnects: BTreeMap<&'static str, u64>,
+    /// Open channels.
+    pub channels: u64,
+    /// Shares that count.
+    pub shares_accepted: u64,
+    /// Shares that do not, by reason.
+    pub shares_rejected: BTreeMap<&'static str, u64>,
+    /// Expected hashes of the accepted shares.
+    pub work: u128,
+    /// Blocks that the node took.
+    pub blocks_accepted: u64,
+    /// Blocks that it did not take, or could not be given.
+    pub blocks_failed: u64,
+    /// The last block that was found.
+    pub last_block: Option<BlockReport>,
+    /// The template source.
+    pub templates: templates::Status,
+}
+
+/// Reads the status of a pool; cheap to clone.
+#[derive(Clone)]
+pub struct StatusHandle {
+    counters: Arc<Counters>,
+    templates: Templates,
+}
+
+impl StatusHandle {
+    pub(crate) fn new(counters: Arc<Counters>, templates: Templates) -> Self {
+        Self {
+            counters,
+            templates,
+        }
+    }
+
+    /// The counters now.
+    pub fn snapshot(&self) -> Status {
+        let counters = &*self.counters;
+        // Closed before opened, so that the difference is never negative.
+        let connections_closed = counters.connections_closed.load(Ordering::Relaxed);
+        let connections_total = counters.connections_opened.load(Ordering::Relaxed);
+        let channels_closed = counters.channels_closed.load(Ordering::Relaxed);
+        let channels_opened = counters.channels_opened.load(Ordering::Relaxed);
+        Status {
+            connections: connections_total.saturating_sub(connections_closed),
+            connections_total,
+            disconnects: lock(&counters.disconnects).clone(),
+            channels: channels_opened.saturating_sub(channels_closed),
+            shares_accepted: counters.accepted.load(Ordering::Relaxed),
+            shares_rejected: Rejection::ALL
+                .into_iter()
+                .map(|reason| {
+                    let count = counters.rejected[reason as usize].load(Ordering::Relaxed);
+                    (reason.name(), count)
+                })
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            work: counters.work.get(),
+            blocks_accepted: counters.blocks_accepted.load(Ordering::Relaxed),
+            blocks_failed: counters.blocks_failed.load(Ordering::Relaxed),
+            last_block: lock(&counters.last_block).clone(),
+            templates: self.templates.status(),
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn connected(&self) {
+        add(&self.connections_opened, 1);
+    }
+
+    pub(crate) fn disconnected(&self, fault: Option<&Fault>) {
+        add(&self.connections_closed, 1);
+        if let Some(reason) = fault.and_then(reason) {
+            *lock(&self.disconnects).entry(reason).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn channels_closed(&self, count: u64) {
+        add(&self.channels_closed, count);
+    }
+
+    pub(crate) fn add(&self, tally: Tally) {
+        add(&self.accepted, tally.accepted);
+        self.work.add(tally.work);
+        for (counter, count) in self.rejected.iter().zip(tally.rejected) {
+            add(counter, count);
+        }
+        add(&self.channels_opened, tally.channels_opened);
+        add(&self.channels_closed, tally.channels_closed);
+    }
+
+    pub(crate) fn block(&self, report: BlockReport) {
+        let counter = if report.accepted {
+            &self.blocks_accepted
+        } else {
+            &self.blocks_failed
+        };
+        *lock(&self.last_block) = Some(report);
+        add(counter, 1);
+    }
+}
+
+/// A sum of 128 bits without a lock: what overflows the low half is carried into the high one.
+#[derive(Debug, Default)]
+struct Sum {
+    low: AtomicU64,
+    high: AtomicU64,
+}
+
+impl Sum {
+    #[allow(clippy::cast_possible_truncation)]
+    fn add(&self, value: u128) {
+        let (low, high) = (value as u64, (value >> 64) as u64);
+        let before = self.low.fetch_add(low, Ordering::Relaxed);
+        let carry = u64::from(before.checked_add(low).is_none());
+        add(&self.high, high + carry);
+    }
+
+    /// Exact whenever nobody is adding; a reader that meets a carry on its way is 2^64 short for that moment.
+    fn get(&self) -> u128 {
+        let low = self.low.load(Ordering::Relaxed);
+        let high = self.high.load(Ordering::Relaxed);
+        u128::from(high) << 64 | u128::from(low)
+    }
+}
+
+/// A name for the reason, where the client did not just leave.
+fn reason(fault: &Fault) -> Option<&'static str> {
+    use sv2_connection::Error;
+    Some(match fault {
+        Fault::Connection(Error::Closed) => return None,
+        Fault::Connection(Error::HandshakeTimeout | Error::Handshake) => "handshake",
+        Fault::Connection(Error::WriteTimeout) => "slow-reader",
+        Fault::Connection(Error::Decrypt | Error::FrameTooLarge { .. }) => "bad-frame",
+        Fault::Connection(_) => "connection-lost",
+        Fault::Malformed(_) => "malformed-message",
+        Fault::Unexpected { .. } => "unexpected-message",
+        Fault::Refused(_) => "refused",
+        Fault::SetupTimeout => "setup-timeout",
+    })
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    if count > 0 {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
