@@ -1,0 +1,155 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use service::logs::{LogConfig, LogFormat};
+
+/// A Bitcoin mining stack: an SV2 pool, a translator for SV1 miners, and the tools around them.
+#[derive(Debug, Parser)]
+#[command(name = "hashpool", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) log: Log,
+}
+
+const EXIT_CODES: &str = "\
+Configuration comes from --set over the environment (HASHPOOL_POOL__LISTEN_ADDRESS=...) over the file over defaults.
+It ends with 0 when it was stopped, 1 when it failed, 2 when the command line or the configuration is wrong, and
+128 + the signal's number when a second signal stopped it at once.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the pool: SV2 mining over Noise, on block templates of its own node
+    Pool(RoleArgs),
+    /// Run the translator: SV1 miners on one side, an SV2 pool on the other
+    Translator(RoleArgs),
+    /// Run the SV1 CPU miner, a tool for trying things out and for tests
+    Miner(RoleArgs),
+    /// Run chain, pool, translator and miner in one process, with development keys
+    Up(UpArgs),
+    /// Make a pool's authority key pair
+    Keygen(KeygenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// The role's TOML file; defaults and the environment alone without it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key over all else, such as `limits.connections=100`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) overrides: Vec<(String, String)>,
+    /// Check the configuration, print what would run (secrets hidden) and end
+    #[arg(long)]
+    pub(crate) check_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Use this bitcoin node instead of the embedded chain: http://user:pass@127.0.0.1:18443
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HASHPOOL_UP_NODE",
+        hide_env_values = true
+    )]
+    pub(crate) node: Option<String>,
+    /// Where the development keys live; made at the first run
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data: PathBuf,
+    /// Address or descriptor that blocks pay; a key in the data folder if absent
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) payout: Option<String>,
+    /// Threads of the CPU miner; 0 runs the stack without it
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// The most that the CPU miner hashes per second, such as 500k or 2M
+    #[arg(long, value_name = "LIMIT", value_parser = hashrate)]
+    pub(crate) hashrate: Option<f64>,
+    /// Set one key of a role, such as `translator.listen_address=0.0.0.0:3333`; may be repeated
+    #[arg(long = "set", value_name = "ROLE.KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) overrides: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// The file for the secret key; must not exist
+    #[arg(long, value_name = "FILE", default_value = "authority.key")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// Level, or directives such as `info,pool=debug`
+    #[arg(
+        long = "log-level",
+        value_name = "LEVEL",
+        env = "HASHPOOL_LOG_LEVEL",
+        global = true
+    )]
+    level: Option<String>,
+    /// Form of the log on standard error: auto, pretty, plain or json
+    #[arg(
+        long = "log-format",
+        value_name = "FORMAT",
+        env = "HASHPOOL_LOG_FORMAT",
+        global = true
+    )]
+    format: Option<LogFormat>,
+}
+
+impl Log {
+    /// What was asked for, at `level` if no level was.
+    pub(crate) fn config(&self, level: &str) -> LogConfig {
+        LogConfig {
+            level: self.level.clone().unwrap_or_else(|| level.to_owned()),
+            format: self.format.unwrap_or_default(),
+        }
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| "use KEY=VALUE, such as limits.connections=100".to_owned())
+}
+
+/// Hashes per second with an optional k, M, G or T.
+fn hashrate(text: &str) -> Result<f64, String> {
+    let (number, factor) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1e3),
+        Some((at, 'M')) => (&text[..at], 1e6),
+        Some((at, 'G')) => (&text[..at], 1e9),
+        Some((at, 'T')) => (&text[..at], 1e12),
+        _ => (text, 1.0),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number * factor),
+        _ => Err("use hashes per second, such as 500000, 500k or 2M".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_hashrate_limit_is_read_with_its_unit() {
+        assert_eq!(hashrate("500k"), Ok(500_000.0));
+        assert_eq!(hashrate("2.5M"), Ok(2_500_000.0));
+        assert_eq!(hashrate("7"), Ok(7.0));
+        for wrong in ["", "k", "-1", "0", "NaN", "inf", "fast"] {
+            assert!(hashrate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `hashpool <role>`: one role with its own configuration.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use service::config;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::RoleArgs;
+use crate::failure::Failure;
+
+/// All roles, as the subcommands and the environment name them.
+pub(crate) const NAMES: [&str; 3] = ["pool", "translator", "miner"];
+
+/// What this binary needs to know of a role.
+pub(crate) trait Role {
+    /// The subcommand's name.
+    const NAME: &str;
+    /// What the role's file holds.
+    type Config: Serialize + DeserializeOwned + Default;
+
+    /// What can be found wrong without opening anything.
+    fn validate(config: &Self::Config) -> Result<(), impl Display>;
+    /// Runs until the token is cancelled.
+    fn run(
+        config: Self::Config,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = Result<(), impl Display>> + Send;
+}
+
+macro_rules! role {
+    ($name:ident, $crate_name:ident) => {
+        pub(crate) struct $name;
+
+        impl Role for $name {
+            const NAME: &str = stringify!($crate_name);
+            type Config = $crate_name::Config;
+
+            fn validate(config: &Self::Config) -> Result<(), impl Display> {
+                config.validate()
+            }
+
+            fn run(
+                config: Self::Config,
+                shutdown: CancellationToken,
+            ) -> impl Future<Output = Result<(), impl Display>> + Send {
+                $crate_name::run(config, shutdown)
+            }
+        }
+    };
+}
+
+role!(Pool, pool);
+role!(Translator, translator);
+role!(Miner, miner);
+
+/// Loads and validates the configuration.
+pub(crate) fn load<R: Role>(args: &RoleArgs) -> Result<R::Config, Failure> {
+    config::check_environment(&NAMES, std::env::vars_os()).map_err(Failure::configuration)?;
+    let config = config::load(R::NAME, args.config.as_deref(), &args.overrides)
+        .map_err(Failure::configuration)?;
+    R::validate(&config).map_err(|error| match &args.config {
+        Some(file) => Failure::configuration(format!("{}: {error}", file.display())),
+        None => Failure::configuration(error),
+    })?;
+    Ok(config)
+}
+
+/// Prints what would run.
+pub(crate) fn print<R: Role>(config: &R::Config) -> Result<(), Failure> {
+    let text = config::to_redacted_toml(config).map_err(Failure::running)?;
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Failure::running)
+}

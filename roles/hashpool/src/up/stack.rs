@@ -1,0 +1,351 @@
+//! The roles as tasks of one process: started from the chain outwards, stopped from the miner inwards.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use service::config::{self, Layers};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::keys::Keys;
+use super::report::{Block, Figures, Place, Places};
+use crate::cli::UpArgs;
+use crate::failure::Failure;
+use crate::role::NAMES;
+
+/// How long a role may take to finish what it has in hand.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The roles that run.
+pub(super) struct Stack {
+    tasks: JoinSet<Ended>,
+    /// In the order in which they stop.
+    running: Vec<Running>,
+    pool: SocketAddr,
+    pool_status: pool::StatusHandle,
+    translator: SocketAddr,
+    translator_status: translator::StatusHandle,
+    miner_status: Option<miner::StatusHandle>,
+}
+
+struct Running {
+    name: &'static str,
+    stop: CancellationToken,
+}
+
+/// A role's task that is over.
+type Ended = (&'static str, Result<(), String>);
+
+/// How it ended.
+pub(super) struct Stopped {
+    pub(super) figures: Figures,
+    pub(super) result: Result<(), Failure>,
+}
+
+impl Stack {
+    /// Starts everything; each role dials where the one before it really listens.
+    pub(super) async fn start(args: &UpArgs, keys: &Keys) -> Result<Self, Failure> {
+        config::check_environment(&NAMES, std::env::vars_os()).map_err(Failure::configuration)?;
+        let configs = Configs::new(args, keys)?;
+
+        let pool = pool::Pool::bind(configs.pool()?)
+            .await
+            .map_err(|error| cannot_start("pool", error))?;
+        let pool_address = pool.local_addr();
+
+        let translator = translator::Translator::bind(configs.translator(pool_address)?)
+            .await
+            .map_err(|error| cannot_start("translator", error))?;
+        let translator_address = translator.local_addr();
+
+        let miner = match args.threads {
+            Some(0) => None,
+            _ => Some(
+                miner::Miner::new(configs.miner(translator_address)?)
+                    .map_err(|error| cannot_start("miner", error))?,
+            ),
+        };
+
+        let mut stack = Self {
+            tasks: JoinSet::new(),
+            running: Vec::new(),
+            pool: pool_address,
+            pool_status: pool.status(),
+            translator: translator_address,
+            translator_status: translator.status(),
+            miner_status: miner.as_ref().map(miner::Miner::status),
+        };
+        if let Some(miner) = miner {
+            stack.spawn("miner", |stop| miner.run(stop));
+        }
+        stack.spawn("translator", |stop| translator.run(stop));
+        stack.spawn("pool", |stop| pool.run(stop));
+        Ok(stack)
+    }
+
+    fn spawn<F, E>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display + Send + 'static,
+    {
+        // No child of the process's token: that would stop all of them at the same moment.
+        let stop = CancellationToken::new();
+        let role = Box::pin(run(stop.clone()));
+        self.tasks
+            .spawn(async move { (name, role.await.map_err(|error| error.to_string())) });
+        self.running.push(Running { name, stop });
+    }
+
+    /// Waits for a role to end, which none does by itself unless it failed. Cancel-safe.
+    pub(super) async fn failure(&mut self) -> Failure {
+        match self.tasks.join_next().await {
+            Some(ended) => {
+                let (name, failure) = why(ended);
+                self.running.retain(|role| Some(role.name) != name);
+                failure.unwrap_or_else(|| {
+                    Failure::running(format!("{} ended by itself", name.unwrap_or("a role")))
+                })
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops role after role, each when the one that depends on it is done.
+    pub(super) async fn stop(mut self) -> Stopped {
+        let mut result = Ok(());
+        for role in std::mem::take(&mut self.running) {
+            role.stop.cancel();
+            let done = timeout(STOP_TIMEOUT, async {
+                while let Some(ended) = self.tasks.join_next().await {
+                    let (name, failure) = why(ended);
+                    if let (Ok(()), Some(failure)) = (&result, failure) {
+                        result = Err(failure);
+                    }
+                    if name == Some(role.name) {
+                        break;
+                    }
+                }
+            });
+            if done.await.is_err() {
+                tracing::warn!(role = role.name, "did not stop in time and is left behind");
+            }
+        }
+        Stopped {
+            figures: self.figures(),
+            result,
+        }
+    }
+
+    /// How things are now.
+    pub(super) fn figures(&self) -> Figures {
+        let pool = self.pool_status.snapshot();
+        let translator = self.translator_status.snapshot();
+        let miner = self
+            .miner_status
+            .as_ref()
+            .map(miner::StatusHandle::snapshot);
+        Figures {
+            hashrate: miner.as_ref().map_or(0.0, |miner| miner.hashrate),
+            difficulty: miner.and_then(|miner| miner.difficulty),
+            miners: translator.miners,
+            accepted: translator.accepted,
+            rejected: translator.rejected,
+            lost: translator.lost,
+            blocks_accepted: pool.blocks_accepted,
+            blocks_failed: pool.blocks_failed,
+            last_block: pool.last_block.map(|block| Block {
+                height: block.height,
+                hash: block.hash,
+                identity: block.identity,
+                outcome: block.outcome,
+            }),
+            height: pool.templates.height,
+            fault: pool.templates.error,
+        }
+    }
+
+    /// Where everything is, for people.
+    pub(super) fn places(&self, args: &UpArgs, keys: &Keys) -> Places {
+        let place = |what, at: String, note: String| Place { what, at, note };
+        let mut rows = vec![
+            match &args.node {
+                None => place(
+                    "chain",
+                    "in this process".into(),
+                    "embedded; forgotten at the end".into(),
+                ),
+                Some(url) => place("node", config::without_password(url), "Bitcoin RPC".into()),
+            },
+            place(
+                "pool",
+                self.pool.to_string(),
+                format!("SV2 over Noise, authority key {}", keys.authority),
+            ),
+            place("translator", self.translator.to_string(), "SV1".into()),
+        ];
+        if self.miner_status.is_some() {
+            rows.push(place(
+                "miner",
+                "in this process".into(),
+                "SV1 CPU miner".into(),
+            ));
+        }
+        rows.push(match &args.payout {
+            Some(payout) => place("blocks pay", payout.clone(), String::new()),
+            None => place(
+                "blocks pay",
+                keys.payout_file.display().to_string(),
+                "a development key".into(),
+            ),
+        });
+        Places {
+            rows,
+            miner_url: format!("stratum+tcp://{}", reachable(self.translator)),
+        }
+    }
+}
+
+/// The roles' configurations: what `up` needs over each role's own defaults, then the environment, then `--set`.
+struct Configs<'a> {
+    args: &'a UpArgs,
+    keys: &'a Keys,
+    /// `--set`, by role.
+    overrides: Vec<(&'static str, &'a str, &'a str)>,
+}
+
+impl<'a> Configs<'a> {
+    fn new(args: &'a UpArgs, keys: &'a Keys) -> Result<Self, Failure> {
+        let mut overrides = Vec::new();
+        for (key, value) in &args.overrides {
+            let split = key.split_once('.');
+            let role = split.and_then(|(role, _)| NAMES.iter().copied().find(|name| *name == role));
+            let (Some(role), Some((_, key))) = (role, split) else {
+                return Err(Failure::configuration(format!(
+                    "--set {key}: here the key begins with a role: {}",
+                    NAMES.map(|name| format!("{name}.{key}")).join(", ")
+                )));
+            };
+            overrides.push((role, key, value.as_str()));
+        }
+        Ok(Self {
+            args,
+            keys,
+            overrides,
+        })
+    }
+
+    fn pool(&self) -> Result<pool::Config, Failure> {
+        let Self { args, keys, .. } = self;
+        let payout = args.payout.as_ref().unwrap_or(&keys.payout);
+        let mut base = vec![
+            ("listen_address", "127.0.0.1:34254".to_owned()),
+            (
+                "authority_secret_key_file",
+                keys.authority_file.display().to_string(),
+            ),
+            ("data_dir", args.data.join("pool").display().to_string()),
+            ("payout", payout.clone()),
+            // A CPU is to be seen working.
+            ("shares_per_minute", "30".to_owned()),
+            ("minimum_difficulty", "0.0001".to_owned()),
+        ];
+        if let Some(url) = &args.node {
+            base.push(("template.source", "bitcoin-rpc".to_owned()));
+            base.push(("template.url", url.clone()));
+        }
+        self.load("pool", &base)
+    }
+
+    fn translator(&self, pool: SocketAddr) -> Result<translator::Config, Failure> {
+        let upstream = format!(
+            "[{{ address = \"{}\", authority_public_key = \"{}\" }}]",
+            local(pool),
+            self.keys.authority
+        );
+        self.load("translator", &[("upstreams", upstream)])
+    }
+
+    fn miner(&self, translator: SocketAddr) -> Result<miner::Config, Failure> {
+        let mut base = vec![("address", local(translator).to_string())];
+        if let Some(threads) = self.args.threads {
+            base.push(("threads", threads.to_string()));
+        }
+        if let Some(hashrate) = self.args.hashrate {
+            base.push(("hashrate_limit", hashrate.to_string()));
+        }
+        self.load("miner", &base)
+    }
+
+    fn load<T: DeserializeOwned>(&self, role: &str, base: &[(&str, String)]) -> Result<T, Failure> {
+        let set: Vec<(&str, &str)> = self
+            .overrides
+            .iter()
+            .filter(|(of, ..)| *of == role)
+            .map(|(_, key, value)| (*key, *value))
+            .collect();
+        let load = || {
+            let mut layers = Layers::new(role);
+            layers.overrides(base)?;
+            layers.environment(std::env::vars_os())?;
+            layers.overrides(&set)?;
+            layers.load()
+        };
+        load().map_err(|error: config::ConfigError| {
+            Failure::configuration(format!("{role}: {error}"))
+        })
+    }
+}
+
+fn cannot_start(role: &str, error: impl Display) -> Failure {
+    let error = error.to_string();
+    let hint = if error.contains("in use") {
+        format!("; another port: --set {role}.listen_address=127.0.0.1:PORT")
+    } else {
+        String::new()
+    };
+    Failure::running(format!("{role}: {error}{hint}"))
+}
+
+fn why(ended: Result<Ended, JoinError>) -> (Option<&'static str>, Option<Failure>) {
+    match ended {
+        Ok((name, Ok(()))) => (Some(name), None),
+        Ok((name, Err(error))) => (
+            Some(name),
+            Some(Failure::running(format!("{name}: {error}"))),
+        ),
+        Err(error) => (None, Some(Failure::running(error))),
+    }
+}
+
+/// Where this process reaches a listener of its own.
+fn local(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => {
+            SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))
+        }
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()))
+        }
+        _ => address,
+    }
+}
+
+/// Where other machines reach it: the address that this one would send from, if it has a network.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    // Connecting a UDP socket sends nothing. The address is one that belongs to documents (RFC 5737).
+    let from = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    match from {
+        Ok(from) => SocketAddr::new(from.ip(), address.port()),
+        Err(_) => local(address),
+    }
+}
