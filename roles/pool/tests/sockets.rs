@@ -1,0 +1,341 @@
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed test should stop where it fails"
+)]
+//! A whole pool on the embedded chain, through real sockets.
+
+use std::{net::SocketAddr, time::Duration};
+
+use pool::{Config, Pool, StatusHandle};
+use stratum_core::{
+    mining_sv2::{OpenExtendedMiningChannel, SubmitSharesExtended},
+    parsers_sv2::{Mining, MiningOwned},
+};
+use sv2_connection::{
+    AuthorityPublicKey, AuthoritySecretKey, Connection, Error, FrameBuffer, Options, connect,
+    mining_setup, setup,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Running {
+    address: SocketAddr,
+    key: AuthorityPublicKey,
+    status: StatusHandle,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), pool::Error>>,
+    _data: TempDir,
+}
+
+fn config(data: &TempDir) -> Config {
+    Config {
+        listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        authority_secret_key: Some(AuthoritySecretKey::generate()),
+        data_dir: data.path().to_owned(),
+        payout: "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080".to_owned(),
+        minimum_difficulty: 1e-10,
+        setup_timeout_seconds: 1,
+        ..Config::default()
+    }
+}
+
+impl Running {
+    async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let pool = Pool::bind(config(&data)).await.unwrap();
+        let stop = CancellationToken::new();
+        Self {
+            address: pool.local_addr(),
+            key: pool.authority_public_key(),
+            status: pool.status(),
+            task: tokio::spawn(pool.run(stop.clone())),
+            stop,
+            _data: data,
+        }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+
+    async fn connection(&self) -> Connection {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        connect(stream, Some(self.key), Options::default())
+            .await
+            .unwrap()
+    }
+
+    async fn client(&self) -> Client {
+        let mut connection = self.connection().await;
+        let request = mining_setup(0, "127.0.0.1", self.address.port(), "test").unwrap();
+        setup(&mut connection, request, PATIENCE).await.unwrap();
+        Client { connection }
+    }
+}
+
+struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    async fn send(&mut self, message: Mining<'_>) {
+        let mut frames = FrameBuffer::new();
+        frames.push(message).unwrap();
+        self.connection.writer.write(&mut frames).await.unwrap();
+    }
+
+    /// Reads until a message is what is looked for.
+    async fn until<T>(&mut self, mut look: impl FnMut(&MiningOwned) -> Option<T>) -> T {
+        let mut found = None;
+        let search = async {
+            while found.is_none() {
+                self.connection
+                    .reader
+                    .read::<Error>(|frame| {
+                        let message = frame.mining()?.into_owned();
+                        found = found.take().or_else(|| look(&message));
+                        Ok(())
+                    })
+                    .await
+                    .unwrap();
+            }
+        };
+        timeout(PATIENCE, search).await.unwrap();
+        found.unwrap()
+    }
+
+    /// Opens a channel and gives its number and the job to work on, with its version and time.
+    async fn open(&mut self) -> (u32, u32, u32, u32) {
+        let max_target = [0xff; 32];
+        self.send(Mining::OpenExtendedMiningChannel(
+            OpenExtendedMiningChannel {
+                request_id: 1,
+                user_identity: "test.1".try_into().unwrap(),
+                nominal_hash_rate: 0.0,
+                max_target: (&max_target).into(),
+                min_extranonce_size: 8,
+            },
+        ))
+        .await;
+        let (mut channel, mut version) = (0, 0);
+        self.until(|message| match message {
+            MiningOwned::OpenExtendedMiningChannelSuccess(m) => {
+                channel = m.channel_id;
+                None
+            }
+            MiningOwned::NewExtendedMiningJob(m) => {
+                version = m.version;
+                None
+            }
+            MiningOwned::SetNewPrevHash(m) => Some((channel, m.job_id, version, m.min_ntime)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Submits until a share is acknowledged; gives how many were refused before.
+    async fn mine_one(&mut self, job: (u32, u32, u32, u32), first_nonce: u32) -> u32 {
+        let (channel_id, job_id, version, ntime) = job;
+        for nonce in first_nonce.. {
+            self.send(Mining::SubmitSharesExtended(SubmitSharesExtended {
+                channel_id,
+                sequence_number: nonce,
+                job_id,
+                nonce,
+                ntime,
+                version,
+                extranonce: [0u8; 8][..].try_into().unwrap(),
+            }))
+            .await;
+            let accepted = self
+                .until(|message| match message {
+                    MiningOwned::SubmitSharesSuccess(_) => Some(true),
+                    MiningOwned::SubmitSharesError(_) => Some(false),
+                    _ => None,
+                })
+                .await;
+            if accepted {
+                return nonce - first_nonce;
+            }
+        }
+        unreachable!("some share is good enough")
+    }
+}
+
+/// Waits until the pool says so; it has no other way to tell what it did not answer.
+async fn eventually(pool: &Running, mut holds: impl FnMut(&pool::Status) -> bool) {
+    let wait = async {
+        while !holds(&pool.status.snapshot()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    if timeout(PATIENCE, wait).await.is_err() {
+        panic!("it never came: {:#?}", pool.status.snapshot());
+    }
+}
+
+#[tokio::test]
+async fn a_client_mines_and_the_counts_agree() {
+    let pool = Running::start().await;
+    let mut client = pool.client().await;
+    let job = client.open().await;
+    let refused = client.mine_one(job, 0).await;
+    eventually(&pool, |status| {
+        let rejected: u64 = status.shares_rejected.values().sum();
+        status.shares_accepted == 1 && rejected == u64::from(refused) && status.channels == 1
+    })
+    .await;
+    drop(client);
+    eventually(&pool, |status| {
+        status.connections == 0 && status.channels == 0 && status.disconnects.is_empty()
+    })
+    .await;
+    pool.stop().await;
+}
+
+#[tokio::test]
+async fn bad_peers_cost_only_their_own_connections() {
+    let pool = Running::start().await;
+    let mut honest = pool.client().await;
+    let job = honest.open().await;
+
+    // A handshake that stalls, and one that is none.
+    let mut stalled = TcpStream::connect(pool.address).await.unwrap();
+    stalled.write_all(&[7; 20]).await.unwrap();
+    let mut plain = TcpStream::connect(pool.address).await.unwrap();
+    plain
+        .write_all(&b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[]}\n".repeat(10))
+        .await
+        .unwrap();
+    // No set-up behind a good handshake.
+    let mut silent = pool.connection().await;
+    // A frame that does not parse, one that does not belong here, and one that is too long.
+    let mut malformed = pool.client().await;
+    let mut strange = pool.client().await;
+    let mut long = pool.client().await;
+    for (client, message_type, size) in [
+        (&mut malformed, 0x13, 3),
+        (&mut strange, 0x6f, 0),
+        (&mut long, 0x13, 100_000),
+    ] {
+        let mut frames = FrameBuffer::new();
+        let nothing = |_: &mut [u8]| Ok::<_, stratum_core::binary_sv2::Error>(());
+        frames
+            .push_with(0, false, message_type, size, nothing)
+            .unwrap();
+        client.connection.writer.write(&mut frames).await.unwrap();
+    }
+    let mut rest = Vec::new();
+    // Each is closed by the pool; whether by a reset or an end does not matter.
+    for stream in [&mut stalled, &mut plain] {
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut rest))
+            .await
+            .unwrap();
+    }
+    for connection in [
+        &mut silent,
+        &mut malformed.connection,
+        &mut strange.connection,
+        &mut long.connection,
+    ] {
+        let ended = timeout(PATIENCE, connection.reader.read::<Error>(|_| Ok(()))).await;
+        assert!(ended.unwrap().is_err());
+    }
+    eventually(&pool, |status| {
+        status.connections == 1 && status.disconnects.values().sum::<u64>() == 6
+    })
+    .await;
+
+    honest.mine_one(job, 0).await;
+    assert_eq!(pool.status.snapshot().connections, 1);
+    pool.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_with_another_key_in_mind_is_told_so() {
+    let pool = Running::start().await;
+    let other = pool::Pool::bind(config(&tempfile::tempdir().unwrap()))
+        .await
+        .unwrap()
+        .authority_public_key();
+    let stream = TcpStream::connect(pool.address).await.unwrap();
+    let error = connect(stream, Some(other), Options::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Certificate), "{error}");
+    pool.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let address = taken.local_addr().unwrap();
+    let result = Pool::bind(Config {
+        listen_address: address,
+        ..config(&data)
+    })
+    .await;
+    let error = result.err().unwrap().to_string();
+    assert!(error.contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_before_anything_starts() {
+    let data = tempfile::tempdir().unwrap();
+    let good = config(&data);
+    for (key, bad) in [
+        (
+            "payout",
+            Config {
+                payout: "nobody".to_owned(),
+                ..good.clone()
+            },
+        ),
+        (
+            "pool_tag",
+            Config {
+                pool_tag: "x".repeat(33),
+                ..good.clone()
+            },
+        ),
+        (
+            "shares_per_minute",
+            Config {
+                shares_per_minute: f64::NAN,
+                ..good.clone()
+            },
+        ),
+        (
+            "minimum_difficulty",
+            Config {
+                minimum_difficulty: 0.0,
+                ..good.clone()
+            },
+        ),
+        (
+            "keygen",
+            Config {
+                authority_secret_key: None,
+                ..good.clone()
+            },
+        ),
+    ] {
+        let error = bad.validate().unwrap_err().to_string();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    good.validate().unwrap();
+}
