@@ -166,6 +166,18 @@ async fn a_late_answer_of_a_long_poll_brings_no_old_tip_back() {
 }
 
 #[tokio::test]
+async fn a_template_is_refreshed_while_the_long_poll_is_silent() {
+    let node = FakeNode::start(steady).await;
+    let templates = start_with(&node, |config| config.refresh_interval_seconds = 1);
+    let mut newest = templates.subscribe();
+    let wait = newest.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.id == 2));
+    timeout(PATIENCE, wait)
+        .await
+        .expect("a second template")
+        .unwrap();
+}
+
+#[tokio::test]
 async fn other_nbits_on_the_same_tip_are_another_template() {
     let calls = AtomicUsize::new(0);
     let node = FakeNode::start(move |method, params| match method {
