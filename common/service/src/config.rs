@@ -136,7 +136,7 @@ impl Layers {
             })?;
             variables.push((name.to_owned(), keys.to_lowercase(), value));
         }
-        // The environment has no order of its own.
+        // The environment has no order of its own; the first fault that is told should not change from run to run.
         variables.sort();
         let mut layer = Table::default();
         for (name, keys, value) in variables {
@@ -251,7 +251,8 @@ fn tag_at<T: DeserializeOwned>(path: &[String]) -> Option<&'static str> {
 
 /// Decides for each value of the environment and the command line whether its key takes a string or what the value says
 /// in TOML's notation. Serde's derived code hides the types behind enum tags, so the question is put to `T` itself: it
-/// is shown a string there, first of all values, and either refuses its type or not.
+/// is shown a string there, and either refuses its type or not. In the order in which `T` reads, so that no value that is
+/// still undecided hides the one in question.
 fn settle<T: DeserializeOwned>(root: &mut Node) {
     const PROBE: &str = "\u{0}probe";
     for path in root.text_paths() {
@@ -267,7 +268,6 @@ fn settle<T: DeserializeOwned>(root: &mut Node) {
             continue;
         };
         let mut probe = root.clone();
-        probe.bring_to_front(&path);
         if let Some(node) = probe.at_mut(&path) {
             node.value = Value::String(PROBE.into());
         }

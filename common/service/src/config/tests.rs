@@ -66,6 +66,8 @@ enum Source {
         password: Option<String>,
         #[serde(default)]
         poll_seconds: Option<f64>,
+        #[serde(default)]
+        retries: u8,
     },
 }
 
@@ -159,6 +161,7 @@ fn values_behind_an_enum_tag_take_the_type_of_their_key_too() {
             url: "true".into(),
             password: Some("1234".into()),
             poll_seconds: Some(5.0),
+            retries: 0,
         }
     );
 }
@@ -344,21 +347,40 @@ fn a_variable_of_no_role_is_refused() {
 
 #[test]
 fn a_key_that_is_value_and_table_at_once_is_refused() {
-    let error = refused(
-        "",
-        &[],
-        &[
-            ("limits", "{ connections = 1 }"),
-            ("limits.connections", "2"),
-        ],
-    );
-    assert!(error.contains("limits"), "{error}");
-    assert_eq!(
-        loaded("", &[], &[("limits", "{ connections = 1 }")])
-            .limits
-            .connections,
-        1
-    );
+    let whole = ("limits", "{ connections = 1 }");
+    let part = ("limits.connections", "2");
+    for both in [[whole, part], [part, whole]] {
+        let error = refused("", &[], &both);
+        assert!(error.contains("\"limits\""), "{error}");
+    }
+    assert_eq!(loaded("", &[], &[whole]).limits.connections, 1);
+}
+
+#[test]
+fn several_undecided_values_behind_an_enum_tag_are_decided_one_by_one() {
+    let overrides = [
+        ("template.poll_seconds", "5"),
+        ("template.retries", "3"),
+        ("template.password", "1234"),
+        ("template.source", "bitcoin-rpc"),
+        ("template.url", "7"),
+    ];
+    let shuffled = (0..overrides.len()).map(|first| {
+        let mut overrides = overrides;
+        overrides.rotate_left(first);
+        overrides
+    });
+    for overrides in shuffled {
+        assert_eq!(
+            loaded("", &[], &overrides).template,
+            Source::BitcoinRpc {
+                url: "7".into(),
+                password: Some("1234".into()),
+                poll_seconds: Some(5.0),
+                retries: 3,
+            }
+        );
+    }
 }
 
 proptest! {

@@ -55,7 +55,7 @@ impl Table {
     /// Sets the value at `path`, making the tables on the way. The last value for a path wins.
     ///
     /// # Errors
-    /// In words, when a part of the path has a value already that is no table.
+    /// In words, when one key is to be a value and a table.
     pub(super) fn set(&mut self, path: &[&str], node: Node) -> Result<(), String> {
         let Some((key, rest)) = path.split_first() else {
             return Ok(());
@@ -63,8 +63,10 @@ impl Table {
         if key.is_empty() {
             return Err("a part of the key is empty".into());
         }
+        let both = || Err(format!("\"{key}\" is given a value and keys of its own"));
         if rest.is_empty() {
             match self.get_mut(key) {
+                Some(present) if matches!(present.value, Value::Table(_)) => return both(),
                 Some(present) => *present = node,
                 None => self.entries.push(((*key).to_owned(), node)),
             }
@@ -79,7 +81,7 @@ impl Table {
         }
         match self.get_mut(key).map(|node| &mut node.value) {
             Some(Value::Table(table)) => table.set(rest, node),
-            _ => Err(format!("\"{key}\" is given a value and keys of its own")),
+            _ => both(),
         }
     }
 }
@@ -131,19 +133,6 @@ impl Node {
         match &mut self.value {
             Value::Table(table) => table.get_mut(key)?.at_mut(rest),
             _ => None,
-        }
-    }
-
-    /// Makes the value at `path` the first that is read.
-    pub(super) fn bring_to_front(&mut self, path: &[String]) {
-        let Some((key, rest)) = path.split_first() else {
-            return;
-        };
-        if let Value::Table(table) = &mut self.value
-            && let Some(index) = table.entries.iter().position(|(name, _)| name == key)
-        {
-            table.entries[..=index].rotate_right(1);
-            table.entries[0].1.bring_to_front(rest);
         }
     }
 }
