@@ -1,2 +1,75 @@
-//! Placeholder.
-fn main() {}
+//! The one binary: a subcommand per role, `up` for all of them in one process, and the tools around them.
+//!
+//! Operators call it. It loads configurations and starts roles; it holds no mining logic of its own.
+
+mod cli;
+mod failure;
+mod keygen;
+mod role;
+mod secret_file;
+mod up;
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use service::{logs, shutdown};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command, Log, RoleArgs};
+use crate::failure::Failure;
+use crate::role::Role;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell if standard error is gone too.
+            let _ = writeln!(std::io::stderr(), "hashpool: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Pool(args) => run_role::<role::Pool>(&args, &cli.log),
+        Command::Translator(args) => run_role::<role::Translator>(&args, &cli.log),
+        Command::Miner(args) => run_role::<role::Miner>(&args, &cli.log),
+        Command::Up(args) => {
+            // What happens is printed for people; the log is for what is wrong.
+            logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;
+            until_stopped(|shutdown| up::run(args, shutdown))
+        }
+        Command::Keygen(args) => keygen::run(&args),
+    }
+}
+
+fn run_role<R: Role>(args: &RoleArgs, log: &Log) -> Result<(), Failure> {
+    let config = role::load::<R>(args)?;
+    if args.check_config {
+        return role::print::<R>(&config);
+    }
+    logs::init(&log.config("info")).map_err(Failure::configuration)?;
+    until_stopped(|shutdown| async {
+        let result = R::run(config, shutdown).await;
+        result.map_err(|error| Failure::running(format!("{}: {error}", R::NAME)))
+    })
+}
+
+/// Runs `work` on a runtime of its own, with a token that signals cancel.
+fn until_stopped<F>(work: impl FnOnce(CancellationToken) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::running(format!("cannot start threads: {error}")))?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signals()
+            .map_err(|error| Failure::running(format!("cannot watch for signals: {error}")))?;
+        work(shutdown).await
+    })
+}

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::keys::Keys;
-use self::report::{Clock, Figures};
+use self::report::{Blocks, Clock};
 use self::stack::Stack;
 use crate::cli::UpArgs;
 use crate::failure::Failure;
@@ -39,13 +39,13 @@ pub(crate) async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<(),
         // The first tick of an interval is at once, and there is nothing to tell yet.
         ticks.tick().await;
     }
-    let mut told = Figures::default();
+    let mut told = Blocks::default();
     let result = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
             failure = stack.failure() => break Err(failure),
             _ = blocks.tick() => {
-                let now = stack.figures();
+                let now = stack.blocks();
                 let lines = report::new_blocks(&told, &now, Clock(started.elapsed()));
                 told = now;
                 if let Err(failure) = say(&lines) {
@@ -61,7 +61,9 @@ pub(crate) async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<(),
         }
     };
     let stopped = stack.stop().await;
-    say(&report::totals(&stopped.figures, Clock(started.elapsed())))?;
+    let clock = Clock(started.elapsed());
+    say(&report::new_blocks(&told, &stopped.figures.blocks, clock))?;
+    say(&report::totals(&stopped.figures, clock))?;
     result.and(stopped.result)
 }
 

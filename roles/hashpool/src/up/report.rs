@@ -8,22 +8,28 @@ use work::Hashrate;
 /// How things are, gathered from the roles.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Figures {
-    /// What the CPU miner hashes per second.
+    /// What all miners hash per second.
     pub(super) hashrate: f64,
     /// SV1 difficulty that the CPU miner works on.
     pub(super) difficulty: Option<f64>,
     /// Miners connected to the translator.
-    pub(super) miners: u64,
+    pub(super) miners: usize,
     pub(super) accepted: u64,
     pub(super) rejected: u64,
     pub(super) lost: u64,
-    pub(super) blocks_accepted: u64,
-    pub(super) blocks_failed: u64,
-    pub(super) last_block: Option<Block>,
+    pub(super) blocks: Blocks,
     /// Height of the chain's tip.
     pub(super) height: Option<u32>,
-    /// What is wrong with the template source now.
+    /// What keeps miners from working now.
     pub(super) fault: Option<String>,
+}
+
+/// What became of the blocks that were found here.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Blocks {
+    pub(super) accepted: u64,
+    pub(super) failed: u64,
+    pub(super) last: Option<Block>,
 }
 
 /// A block that was found here.
@@ -91,10 +97,10 @@ pub(super) fn status(now: &Figures, clock: Clock) -> String {
         now.accepted,
         now.rejected,
         now.lost,
-        now.blocks_accepted,
+        now.blocks.accepted,
     );
     if let Some(fault) = &now.fault {
-        line.push_str("  no templates: ");
+        line.push_str("  ! ");
         line.push_str(fault);
     }
     line.push('\n');
@@ -102,10 +108,10 @@ pub(super) fn status(now: &Figures, clock: Clock) -> String {
 }
 
 /// A line for each block found since `before`, or for all of them if they came together.
-pub(super) fn new_blocks(before: &Figures, now: &Figures, clock: Clock) -> String {
-    let accepted = now.blocks_accepted.saturating_sub(before.blocks_accepted);
-    let failed = now.blocks_failed.saturating_sub(before.blocks_failed);
-    match (accepted, failed, &now.last_block) {
+pub(super) fn new_blocks(before: &Blocks, now: &Blocks, clock: Clock) -> String {
+    let accepted = now.accepted.saturating_sub(before.accepted);
+    let failed = now.failed.saturating_sub(before.failed);
+    match (accepted, failed, &now.last) {
         (0, 0, _) => String::new(),
         (1, 0, Some(block)) | (0, 1, Some(block)) => {
             let Block {
@@ -124,7 +130,7 @@ pub(super) fn new_blocks(before: &Figures, now: &Figures, clock: Clock) -> Strin
 pub(super) fn totals(now: &Figures, clock: Clock) -> String {
     format!(
         "\nstopped after {clock}: {} shares accepted, {} rejected, {} lost; {} blocks found\n",
-        now.accepted, now.rejected, now.lost, now.blocks_accepted
+        now.accepted, now.rejected, now.lost, now.blocks.accepted
     )
 }
 
@@ -176,16 +182,16 @@ mod tests {
 
     #[test]
     fn a_block_is_told_once_with_its_height() {
-        let before = Figures::default();
-        let now = Figures {
-            blocks_accepted: 1,
-            last_block: Some(Block {
+        let before = Blocks::default();
+        let now = Blocks {
+            accepted: 1,
+            last: Some(Block {
                 height: Some(7),
                 hash: "00ab".into(),
                 identity: "miner.worker1".into(),
                 outcome: "accepted".into(),
             }),
-            ..Figures::default()
+            ..Blocks::default()
         };
         let clock = Clock(Duration::from_secs(3_723));
         assert_eq!(

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::keys::Keys;
-use super::report::{Block, Figures, Place, Places};
+use super::report::{Block, Blocks, Figures, Place, Places};
 use crate::cli::UpArgs;
 use crate::failure::Failure;
 use crate::role::NAMES;
@@ -142,29 +142,45 @@ impl Stack {
 
     /// How things are now.
     pub(super) fn figures(&self) -> Figures {
-        let pool = self.pool_status.snapshot();
+        let chain = self.pool_status.snapshot().templates;
         let translator = self.translator_status.snapshot();
-        let miner = self
+        let own = self
             .miner_status
             .as_ref()
             .map(miner::StatusHandle::snapshot);
+        let upstream = || {
+            let away = |upstream: &&translator::UpstreamSnapshot| upstream.connected_to.is_none();
+            translator.upstreams.iter().find(away)?.last_error.clone()
+        };
         Figures {
-            hashrate: miner.as_ref().map_or(0.0, |miner| miner.hashrate),
-            difficulty: miner.and_then(|miner| miner.difficulty),
-            miners: translator.miners,
-            accepted: translator.accepted,
-            rejected: translator.rejected,
-            lost: translator.lost,
-            blocks_accepted: pool.blocks_accepted,
-            blocks_failed: pool.blocks_failed,
-            last_block: pool.last_block.map(|block| Block {
+            hashrate: match &own {
+                // What it counts is better than what its shares show.
+                Some(own) if translator.connected <= 1 => own.hashrate,
+                _ => translator.hashrate,
+            },
+            difficulty: own.and_then(|own| own.difficulty),
+            miners: translator.connected,
+            accepted: translator.shares.accepted,
+            rejected: translator.shares.rejected.values().sum(),
+            lost: translator.shares.lost.values().sum(),
+            blocks: self.blocks(),
+            height: chain.height,
+            fault: chain.error.or_else(upstream),
+        }
+    }
+
+    /// The blocks found so far.
+    pub(super) fn blocks(&self) -> Blocks {
+        let pool = self.pool_status.snapshot();
+        Blocks {
+            accepted: pool.blocks_accepted,
+            failed: pool.blocks_failed,
+            last: pool.last_block.map(|block| Block {
                 height: block.height,
                 hash: block.hash,
                 identity: block.identity,
                 outcome: block.outcome,
             }),
-            height: pool.templates.height,
-            fault: pool.templates.error,
         }
     }
 
