@@ -442,3 +442,6 @@ fn printable(text: Text<'_>) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
