@@ -149,3 +149,14 @@ fn a_key_of_no_role_is_refused() {
     assert_eq!(status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("pool.listen_address"), "{stderr}");
 }
+
+#[test]
+fn a_node_that_is_no_url_is_refused_without_printing_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (status, stderr) = Up::start(data.path(), &["--node", "me:hunter2@host"]).ended();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("--node") && !stderr.contains("hunter2"),
+        "{stderr}"
+    );
+}

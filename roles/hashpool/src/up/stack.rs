@@ -5,7 +5,6 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use service::config::{self, Layers};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -15,7 +14,7 @@ use super::keys::Keys;
 use super::report::{Block, Blocks, Figures, Place, Places};
 use crate::cli::UpArgs;
 use crate::failure::Failure;
-use crate::role::NAMES;
+use crate::role::{self, NAMES, Role};
 
 /// How long a role may take to finish what it has in hand.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -256,6 +255,16 @@ impl<'a> Configs<'a> {
 
     fn pool(&self) -> Result<pool::Config, Failure> {
         let Self { args, keys, .. } = self;
+        if args
+            .node
+            .as_ref()
+            .is_some_and(|url| !url.starts_with("http://"))
+        {
+            // Without the value: it may hold a password.
+            return Err(Failure::configuration(
+                "--node: use the URL of the node's RPC port, such as http://user:password@127.0.0.1:18443",
+            ));
+        }
         let payout = args.payout.as_ref().unwrap_or(&keys.payout);
         let mut base = vec![
             ("listen_address", "127.0.0.1:34254".to_owned()),
@@ -273,7 +282,7 @@ impl<'a> Configs<'a> {
             base.push(("template.source", "bitcoin-rpc".to_owned()));
             base.push(("template.url", url.clone()));
         }
-        self.load("pool", &base)
+        self.load::<role::Pool>(&base)
     }
 
     fn translator(&self, pool: SocketAddr) -> Result<translator::Config, Failure> {
@@ -282,7 +291,7 @@ impl<'a> Configs<'a> {
             local(pool),
             self.keys.authority
         );
-        self.load("translator", &[("upstreams", upstream)])
+        self.load::<role::Translator>(&[("upstreams", upstream)])
     }
 
     fn miner(&self, translator: SocketAddr) -> Result<miner::Config, Failure> {
@@ -293,26 +302,27 @@ impl<'a> Configs<'a> {
         if let Some(hashrate) = self.args.hashrate {
             base.push(("hashrate_limit", hashrate.to_string()));
         }
-        self.load("miner", &base)
+        self.load::<role::Miner>(&base)
     }
 
-    fn load<T: DeserializeOwned>(&self, role: &str, base: &[(&str, String)]) -> Result<T, Failure> {
+    fn load<R: Role>(&self, base: &[(&str, String)]) -> Result<R::Config, Failure> {
         let set: Vec<(&str, &str)> = self
             .overrides
             .iter()
-            .filter(|(of, ..)| *of == role)
+            .filter(|(role, ..)| *role == R::NAME)
             .map(|(_, key, value)| (*key, *value))
             .collect();
         let load = || {
-            let mut layers = Layers::new(role);
+            let mut layers = Layers::new(R::NAME);
             layers.overrides(base)?;
             layers.environment(std::env::vars_os())?;
             layers.overrides(&set)?;
             layers.load()
         };
-        load().map_err(|error: config::ConfigError| {
-            Failure::configuration(format!("{role}: {error}"))
-        })
+        let wrong = |error: &dyn Display| Failure::configuration(format!("{}: {error}", R::NAME));
+        let config = load().map_err(|error: config::ConfigError| wrong(&error))?;
+        R::validate(&config).map_err(|error| wrong(&error))?;
+        Ok(config)
     }
 }
 
