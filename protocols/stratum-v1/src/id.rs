@@ -17,6 +17,11 @@ impl<'a> Id<'a> {
         matches!(value, Value::Null | Value::Number(_) | Value::Text(_)).then_some(Self(Some(raw)))
     }
 
+    /// An id that was kept from [`Id::json`], to answer later.
+    pub fn from_raw(json: &'a str) -> Self {
+        Self(Some(json))
+    }
+
     /// Whether the peer gave no id at all.
     pub fn is_absent(self) -> bool {
         self.0.is_none()

@@ -31,6 +31,9 @@ pub enum Fault {
     /// The method's parameters are not what the method takes.
     #[error("{0}")]
     BadParameters(&'static str),
+    /// The same for `mining.submit`, which somebody may want to count as a share.
+    #[error("{0}")]
+    BadSubmit(&'static str),
 }
 
 /// One JSON value of a line.

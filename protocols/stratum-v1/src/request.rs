@@ -147,7 +147,10 @@ impl<'a> Method<'a> {
         let element = |index: usize| params.and_then(|params| params.elements().nth(index));
         // A method's name holds nothing to escape; an escaped one is nobody's.
         Ok(match name.plain().unwrap_or_default() {
-            "mining.submit" => Self::Submit(Submit::parse(params.ok_or(NO_PARAMS)?)?),
+            "mining.submit" => {
+                let params = params.ok_or(Fault::BadSubmit("params must be an array"))?;
+                Self::Submit(Submit::parse(params)?)
+            }
             "mining.subscribe" => Self::Subscribe {
                 user_agent: element(0).and_then(Value::text),
                 session: element(1).and_then(Value::text),

@@ -27,21 +27,17 @@ impl<'a> Submit<'a> {
             params
                 .next()
                 .and_then(|value| value.text())
-                .ok_or(Fault::BadParameters(fault))
+                .ok_or(Fault::BadSubmit(fault))
         };
         let worker = text("worker name must be a string")?;
         let job_id = text("job id must be a string")?;
         let extranonce2 = ExtranonceBytes::from_hex(text(BAD_EXTRANONCE2)?)
-            .ok_or(Fault::BadParameters(BAD_EXTRANONCE2))?;
-        let ntime = hex_text::parse_u32(text(BAD_NTIME)?).ok_or(Fault::BadParameters(BAD_NTIME))?;
-        let nonce = hex_text::parse_u32(text(BAD_NONCE)?).ok_or(Fault::BadParameters(BAD_NONCE))?;
+            .ok_or(Fault::BadSubmit(BAD_EXTRANONCE2))?;
+        let ntime = hex_text::parse_u32(text(BAD_NTIME)?).ok_or(Fault::BadSubmit(BAD_NTIME))?;
+        let nonce = hex_text::parse_u32(text(BAD_NONCE)?).ok_or(Fault::BadSubmit(BAD_NONCE))?;
         let version_bits = match params.next() {
             None | Some(crate::json::Value::Null) => None,
-            Some(value) => Some(
-                value
-                    .hex_u32()
-                    .ok_or(Fault::BadParameters(BAD_VERSION_BITS))?,
-            ),
+            Some(value) => Some(value.hex_u32().ok_or(Fault::BadSubmit(BAD_VERSION_BITS))?),
         };
         Ok(Self {
             worker,

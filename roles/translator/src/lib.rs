@@ -1,1 +1,207 @@
-//! Placeholder.
+//! The translator: lets Stratum V1 miners work for a Stratum V2 pool.
+//!
+//! The `hashpool` binary and the tests run it with [`run`]. Each miner gets an extended channel of its own upstream; its
+//! shares are checked here first. It never decides what a share is worth, and it never drops one silently.
+
+mod config;
+pub mod job;
+mod miner;
+pub mod session;
+mod status;
+mod upstream;
+
+pub use config::Config;
+pub use session::Acknowledge;
+pub use status::{MinerSnapshot, Shares, Snapshot, StatusHandle, UpstreamSnapshot};
+pub use upstream::Upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use service::listener::{Accepted, Listener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use session::{Now, Session, Settings};
+use status::Status;
+use upstream::{Link, SlotState};
+
+/// Why a translator could not start; the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A value that makes no sense.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+    },
+    /// The port or the limits.
+    #[error(transparent)]
+    Listen(#[from] service::listener::Error),
+}
+
+/// A translator whose port is open.
+#[derive(Debug)]
+pub struct Translator {
+    config: Config,
+    listener: Listener,
+    slots: Vec<Slot>,
+    status: Arc<Status>,
+}
+
+/// One connection to a pool, seen from both ends.
+#[derive(Debug)]
+struct Slot {
+    links: watch::Sender<Option<Link>>,
+    state: Arc<SlotState>,
+}
+
+/// Opens the port and serves miners until `shutdown`.
+///
+/// # Errors
+/// See [`Error`]; nothing that a miner or a pool does ends it.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    Translator::bind(config).await?.run(shutdown).await
+}
+
+impl Translator {
+    /// Checks the configuration and opens the port; nobody is served yet.
+    ///
+    /// # Errors
+    /// [`Error`]
+    #[allow(clippy::unused_async)]
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        config.validate()?;
+        let listener = Listener::bind(config.listen_address, &config.limits)?;
+        let slots: Vec<Slot> = std::iter::repeat_with(|| Slot {
+            links: watch::Sender::new(None),
+            state: Arc::default(),
+        })
+        .take(config.connections())
+        .collect();
+        let states = slots.iter().map(|slot| Arc::clone(&slot.state)).collect();
+        let status = Status::new(states, listener.counters());
+        Ok(Self {
+            config,
+            listener,
+            slots,
+            status,
+        })
+    }
+
+    /// Where miners connect.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr()
+    }
+
+    /// A handle to the status, to be kept while the translator runs.
+    pub fn status(&self) -> StatusHandle {
+        self.status.handle()
+    }
+
+    /// Serves miners until `shutdown`.
+    ///
+    /// # Errors
+    /// None so far: whatever happens costs a connection at most.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        for upstream in self
+            .config
+            .upstreams
+            .iter()
+            .filter(|upstream| upstream.authority_public_key.is_none())
+        {
+            tracing::warn!(upstream = %upstream.address, "no authority_public_key: whoever answers is trusted");
+        }
+        // Miners stop first, so that the answers to their last shares can still come.
+        let upstream_shutdown = CancellationToken::new();
+        let mut supervisors = self.connect_upstreams(&upstream_shutdown);
+        let miners = TaskTracker::new();
+        let settings = Arc::new(self.config.settings());
+        tracing::info!(address = %self.listener.local_addr(), "listening for SV1 miners");
+        let mut next = Connections::default();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.cancelled() => break,
+            };
+            miners.spawn(self.serve(accepted, &mut next, &settings, shutdown.clone()));
+        }
+        miners.close();
+        miners.wait().await;
+        upstream_shutdown.cancel();
+        while supervisors.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn connect_upstreams(&self, shutdown: &CancellationToken) -> JoinSet<()> {
+        let plan = Arc::new(self.config.plan());
+        let mut supervisors = JoinSet::new();
+        for slot in &self.slots {
+            let (links, state) = (slot.links.clone(), Arc::clone(&slot.state));
+            supervisors.spawn(upstream::supervise(
+                Arc::clone(&plan),
+                links,
+                state,
+                shutdown.clone(),
+            ));
+        }
+        supervisors
+    }
+
+    /// The future of one miner's connection.
+    fn serve(
+        &self,
+        accepted: Accepted,
+        next: &mut Connections,
+        settings: &Arc<Settings>,
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let Accepted {
+            stream,
+            peer,
+            permit,
+        } = accepted;
+        let (extranonce1, slot) = next.take(self.slots.len());
+        let now = Now {
+            instant: Instant::now(),
+            unix_seconds: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+        };
+        let entry = self.status.arrive(peer);
+        let connection = miner::Connection {
+            stream,
+            session: Session::new(now, extranonce1, Arc::clone(settings)),
+            status: Arc::clone(&entry),
+            upstream: self.slots[slot].links.subscribe(),
+            write_timeout: Duration::from_secs(self.config.write_timeout_seconds),
+            linger: Duration::from_secs(self.config.linger_seconds),
+        };
+        let status = Arc::clone(&self.status);
+        async move {
+            tracing::debug!(%peer, "miner connected");
+            let end = connection.run(&shutdown, || drop(permit)).await;
+            tracing::debug!(%peer, reason = end.name(), "miner disconnected");
+            status.depart(&entry, end.name());
+        }
+    }
+}
+
+/// Numbers connections, and so spreads them.
+#[derive(Debug, Default)]
+struct Connections(u32);
+
+impl Connections {
+    /// An extranonce1, and which of so many slots.
+    fn take(&mut self, slots: usize) -> ([u8; session::EXTRANONCE1_SIZE], usize) {
+        self.0 = self.0.wrapping_add(1);
+        let slot = usize::try_from(self.0).unwrap_or(0) % slots;
+        (self.0.to_be_bytes(), slot)
+    }
+}

@@ -1,0 +1,288 @@
+//! What an operator can set. `config/translator.toml` has every key with its default and meaning.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use service::listener::Limits;
+use work::{Difficulty, Hashrate, Target};
+
+use crate::Error;
+use crate::session::{Acknowledge, Settings};
+use crate::upstream::{Plan, Upstream};
+
+/// The bits that BIP 320 leaves to miners.
+const BIP_320_MASK: u32 = 0x1fff_e000;
+
+/// SV2 `user_identity` is a `STR0_255`.
+const MAX_USER_IDENTITY: usize = 255;
+
+/// The translator's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where SV1 miners connect.
+    pub listen_address: SocketAddr,
+    /// Pools, in the order in which they are tried.
+    pub upstreams: Vec<Upstream>,
+    /// Connections to the pool, over which the miners are spread; 0 is one per processor core.
+    pub upstream_connections: usize,
+    /// The account for all miners; empty is each miner's own user name.
+    pub user_identity: String,
+    /// When a miner is told what became of its share.
+    pub acknowledge: Acknowledge,
+    /// In H/s: what the pool is told about a miner that suggests no difficulty.
+    pub nominal_hashrate: f64,
+    /// SV1 difficulty below which the pool may not go; 0 is no floor.
+    pub minimum_difficulty: f64,
+    /// Bytes of extranonce2, 2 to 8.
+    pub extranonce2_size: u8,
+    /// The bits of the version that miners may roll.
+    pub version_rolling_mask: u32,
+    /// Shares of one miner that the pool has not answered, at which the miner is not read.
+    pub max_in_flight_shares: usize,
+    /// Requests that wait for one pool connection to take them; when it is full, miners are not read.
+    pub upstream_queue: usize,
+    /// Malformed lines that a miner may send before it is disconnected.
+    pub max_malformed_lines: u32,
+    /// Time for a miner to authorise.
+    pub setup_timeout_seconds: u64,
+    /// Time without a line, after which a miner is disconnected.
+    pub idle_timeout_seconds: u64,
+    /// Time for a miner to take what is sent to it.
+    pub write_timeout_seconds: u64,
+    /// Time for the pool to answer the last shares of a miner that left.
+    pub linger_seconds: u64,
+    /// The first wait before a new connection to a pool; doubled after each failure.
+    pub reconnect_first_ms: u64,
+    /// The longest wait before a new connection to a pool.
+    pub reconnect_last_seconds: u64,
+    /// How many miners may connect.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen_address: SocketAddr::from(([0, 0, 0, 0], 34255)),
+            upstreams: vec![Upstream {
+                address: "127.0.0.1:34254".into(),
+                authority_public_key: None,
+            }],
+            upstream_connections: 0,
+            user_identity: String::new(),
+            acknowledge: Acknowledge::Local,
+            nominal_hashrate: 0.0,
+            minimum_difficulty: 0.0,
+            extranonce2_size: 4,
+            version_rolling_mask: BIP_320_MASK,
+            max_in_flight_shares: 1024,
+            upstream_queue: 1024,
+            max_malformed_lines: 10,
+            setup_timeout_seconds: 60,
+            idle_timeout_seconds: 900,
+            write_timeout_seconds: 15,
+            linger_seconds: 10,
+            reconnect_first_ms: 500,
+            reconnect_last_seconds: 30,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks every value, without touching the network.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the key.
+    pub fn validate(&self) -> Result<(), Error> {
+        let wrong = |key: &'static str, problem: String| Err(Error::Config { key, problem });
+        if self.upstreams.is_empty() {
+            return wrong("upstreams", "there must be at least one pool".into());
+        }
+        if let Some(upstream) = self
+            .upstreams
+            .iter()
+            .find(|upstream| upstream.host_and_port().is_none())
+        {
+            let problem = format!("{:?} is not host:port", upstream.address);
+            return wrong("upstreams.address", problem);
+        }
+        if self.user_identity.len() > MAX_USER_IDENTITY {
+            return wrong(
+                "user_identity",
+                format!("longer than {MAX_USER_IDENTITY} bytes"),
+            );
+        }
+        if let Err(error) = Hashrate::new(self.nominal_hashrate) {
+            return wrong("nominal_hashrate", error.to_string());
+        }
+        if self.minimum_difficulty != 0.0
+            && let Err(error) = Difficulty::new(self.minimum_difficulty)
+        {
+            return wrong("minimum_difficulty", error.to_string());
+        }
+        if !(2..=8).contains(&self.extranonce2_size) {
+            return wrong(
+                "extranonce2_size",
+                format!("{} is not within 2 to 8", self.extranonce2_size),
+            );
+        }
+        for (key, value) in [
+            ("max_in_flight_shares", self.max_in_flight_shares as u64),
+            ("upstream_queue", self.upstream_queue as u64),
+            ("setup_timeout_seconds", self.setup_timeout_seconds),
+            ("idle_timeout_seconds", self.idle_timeout_seconds),
+            ("write_timeout_seconds", self.write_timeout_seconds),
+            ("reconnect_first_ms", self.reconnect_first_ms),
+            ("reconnect_last_seconds", self.reconnect_last_seconds),
+        ] {
+            if value == 0 {
+                return wrong(key, "must not be 0".into());
+            }
+            // So that a moment that lies so far ahead can still be named.
+            if value > u64::from(u32::MAX) {
+                return wrong(key, format!("{value} is too large"));
+            }
+        }
+        self.limits.validate().map_err(Error::Listen)
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let floor = Difficulty::new(self.minimum_difficulty).ok();
+        Settings {
+            extranonce2_size: self.extranonce2_size,
+            version_mask: self.version_rolling_mask,
+            nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
+            max_target: floor.map_or(Target::MAX, Difficulty::target),
+            user_identity: Some(self.user_identity.as_str())
+                .filter(|name| !name.is_empty())
+                .map(Into::into),
+            acknowledge: self.acknowledge,
+            max_in_flight: self.max_in_flight_shares,
+            max_malformed_lines: self.max_malformed_lines,
+            setup_timeout: Duration::from_secs(self.setup_timeout_seconds),
+            idle_timeout: Duration::from_secs(self.idle_timeout_seconds),
+        }
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
+            upstreams: self.upstreams.clone(),
+            queue: self.upstream_queue,
+            first_wait: Duration::from_millis(self.reconnect_first_ms),
+            last_wait: Duration::from_secs(self.reconnect_last_seconds),
+            job_ids: Arc::new(AtomicU64::new(1)),
+            link_ids: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        match self.upstream_connections {
+            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            connections => connections,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../../config/translator.toml");
+
+    #[test]
+    fn the_example_file_holds_every_key_with_its_default() {
+        let example: toml::Table = toml::from_str(EXAMPLE).unwrap();
+        let default = toml::Table::try_from(Config::default()).unwrap();
+        assert_eq!(example, default);
+        let config: Config = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(config, Config::default());
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_by_its_key() {
+        let default = Config::default;
+        let upstream = |address: &str| {
+            vec![Upstream {
+                address: address.into(),
+                authority_public_key: None,
+            }]
+        };
+        for (config, key) in [
+            (
+                Config {
+                    upstreams: Vec::new(),
+                    ..default()
+                },
+                "upstreams",
+            ),
+            (
+                Config {
+                    upstreams: upstream("pool.example"),
+                    ..default()
+                },
+                "upstreams.address",
+            ),
+            (
+                Config {
+                    upstreams: upstream(":34254"),
+                    ..default()
+                },
+                "upstreams.address",
+            ),
+            (
+                Config {
+                    nominal_hashrate: f64::NAN,
+                    ..default()
+                },
+                "nominal_hashrate",
+            ),
+            (
+                Config {
+                    minimum_difficulty: -1.0,
+                    ..default()
+                },
+                "minimum_difficulty",
+            ),
+            (
+                Config {
+                    extranonce2_size: 9,
+                    ..default()
+                },
+                "extranonce2_size",
+            ),
+            (
+                Config {
+                    max_in_flight_shares: 0,
+                    ..default()
+                },
+                "max_in_flight_shares",
+            ),
+            (
+                Config {
+                    idle_timeout_seconds: u64::MAX,
+                    ..default()
+                },
+                "idle_timeout_seconds",
+            ),
+            (
+                Config {
+                    user_identity: "x".repeat(256),
+                    ..default()
+                },
+                "user_identity",
+            ),
+        ] {
+            let error = config.validate().unwrap_err();
+            assert!(
+                matches!(error, Error::Config { key: seen, .. } if seen == key),
+                "{key}: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! One SV1 miner's conversation, as a state machine: lines, channel events and the time go in; lines for the miner and
+//! requests for the upstream come out. It never waits, reads no clock and opens no socket.
+//!
+//! The extranonce1 is our own, so `subscribe` is answered at once. The upstream channel opens when the miner has
+//! subscribed and said who it is. What the upstream adds to the extranonce stands at the end of `coinb1`, so that another
+//! prefix, channel or upstream is nothing more to the miner than a clean `mining.notify`.
+
+mod channel;
+mod meter;
+mod recent;
+mod request;
+mod share;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stratum_v1::{ErrorCode, ExtranonceBytes, Id, write_error};
+use work::{Difficulty, Hashrate, Target};
+
+use crate::job::Work;
+use channel::Stage;
+use recent::Recent;
+pub use tally::{LossReason, RejectReason, Tally};
+
+/// Bytes of the translator's own extranonce1.
+pub const EXTRANONCE1_SIZE: usize = 4;
+
+/// What a session knows of the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bytes of extranonce2 that miners roll.
+    pub extranonce2_size: u8,
+    /// The bits of the version that miners may roll.
+    pub version_mask: u32,
+    /// What the upstream is told at opening when the miner suggests nothing.
+    pub nominal_hashrate: Hashrate,
+    /// The easiest target that is accepted from the upstream.
+    pub max_target: Target,
+    /// The identity for all channels; the miner's own name if there is none.
+    pub user_identity: Option<Box<str>>,
+    /// When a share is answered.
+    pub acknowledge: Acknowledge,
+    /// Forwarded shares without an answer, at which no more lines are read.
+    pub max_in_flight: usize,
+    /// Malformed lines after which the miner is disconnected.
+    pub max_malformed_lines: u32,
+    /// Time to authorise.
+    pub setup_timeout: Duration,
+    /// Time without a line.
+    pub idle_timeout: Duration,
+}
+
+/// When a miner is told what became of its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acknowledge {
+    /// At once, after the translator's own check.
+    #[default]
+    Local,
+    /// When the upstream has answered, with its reason.
+    Upstream,
+}
+
+/// The time, given to the session by whoever drives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For what is due after some time.
+    pub instant: Instant,
+    /// Seconds since the Unix epoch, for what stands in a header.
+    pub unix_seconds: u64,
+}
+
+/// What a session wants done, in order.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Lines for the miner.
+    pub bytes: Vec<u8>,
+    /// For the upstream.
+    pub requests: Vec<Request>,
+    /// The connection shall end, after `bytes` have been sent.
+    pub end: Option<EndReason>,
+}
+
+/// What a session asks of its upstream connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// A channel. The answer comes as [`ChannelEvent::Opened`] or [`ChannelEvent::Refused`].
+    Open(OpenChannel),
+    /// A share.
+    Submit(ShareSubmission),
+    /// The miner's hashrate is not what the upstream thinks.
+    Update {
+        /// The channel.
+        channel_id: u32,
+        /// The hashrate seen.
+        hashrate: Hashrate,
+        /// The easiest target accepted.
+        max_target: Target,
+    },
+    /// The channel is not needed any more.
+    Close {
+        /// The channel.
+        channel_id: u32,
+    },
+}
+
+/// SV2 `OpenExtendedMiningChannel`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenChannel {
+    /// Who mines; at most 255 bytes.
+    pub user_identity: Box<str>,
+    /// What the miner is expected to do.
+    pub hashrate: Hashrate,
+    /// The easiest target accepted.
+    pub max_target: Target,
+    /// Bytes of extranonce that are needed here.
+    pub min_extranonce_size: u16,
+}
+
+/// SV2 `SubmitSharesExtended`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShareSubmission {
+    /// The channel.
+    pub channel_id: u32,
+    /// Counts up by one a share.
+    pub sequence_number: u32,
+    /// The upstream's id of the job.
+    pub job_id: u32,
+    /// The header's nonce.
+    pub nonce: u32,
+    /// The header's time.
+    pub ntime: u32,
+    /// The header's version, rolled bits included.
+    pub version: u32,
+    /// Everything after the upstream's prefix.
+    pub extranonce: ExtranonceBytes,
+}
+
+/// What a session is told about its upstream.
+#[derive(Debug, Clone)]
+pub enum ChannelEvent {
+    /// An upstream connection is ready to open channels.
+    UpstreamUp,
+    /// The upstream connection, and any channel on it, is gone.
+    UpstreamDown,
+    /// The channel is open; its work follows.
+    Opened {
+        /// The upstream's id of it.
+        channel_id: u32,
+        /// Bytes of extranonce after the upstream's prefix.
+        extranonce_size: u16,
+    },
+    /// The channel was refused, with the upstream's code.
+    Refused(String),
+    /// New work; earlier work that was not taken up is skipped.
+    Work(Work),
+    /// The upstream accepted so many shares, up to this sequence number.
+    Accepted {
+        /// The last one accepted.
+        last_sequence_number: u32,
+        /// How many.
+        count: u64,
+    },
+    /// The upstream refused a share.
+    Rejected {
+        /// Which.
+        sequence_number: u32,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// The upstream closed the channel.
+    Closed(String),
+}
+
+/// Why a session ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// The miner did not authorise in time.
+    SetupTimeout,
+    /// The miner was silent for too long.
+    Idle,
+    /// More malformed lines than are tolerated.
+    MalformedLines,
+    /// A line longer than is accepted.
+    OversizedLine,
+}
+
+/// The conversation with one miner.
+#[derive(Debug)]
+pub struct Session {
+    settings: Arc<Settings>,
+    extranonce1: [u8; EXTRANONCE1_SIZE],
+    started: Instant,
+    last_line: Instant,
+    malformed_lines: u32,
+    subscribed: bool,
+    /// Names that authorised; the first is the channel's.
+    workers: Vec<Box<str>>,
+    /// Bits that the miner asked for with `mining.configure`; not yet narrowed by what a job allows.
+    negotiated_mask: Option<u32>,
+    suggested: Option<Difficulty>,
+    minimum: Option<Difficulty>,
+    stage: Stage,
+    told: Told,
+    recent: Recent,
+    tally: Tally,
+}
+
+/// What the miner was told last, so that it is told only what changes.
+#[derive(Debug, Default)]
+struct Told {
+    difficulty: Option<Difficulty>,
+    version_mask: Option<u32>,
+}
+
+impl Session {
+    /// A session of a miner that has just connected, while no upstream is known to be there.
+    pub fn new(now: Now, extranonce1: [u8; EXTRANONCE1_SIZE], settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            extranonce1,
+            started: now.instant,
+            last_line: now.instant,
+            malformed_lines: 0,
+            subscribed: false,
+            workers: Vec::new(),
+            negotiated_mask: None,
+            suggested: None,
+            minimum: None,
+            stage: Stage::NoUpstream,
+            told: Told::default(),
+            recent: Recent::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// A line came that is longer than is accepted.
+    pub fn handle_oversized_line(&mut self, _now: Now, out: &mut Output) {
+        write_error(&mut out.bytes, Id::NULL, ErrorCode::Other, "line too long");
+        out.end = Some(EndReason::OversizedLine);
+    }
+
+    /// The time of [`Session::next_deadline`] has come, or may have.
+    pub fn on_deadline(&mut self, now: Now, out: &mut Output) {
+        let (deadline, reason) = self.silence_deadline();
+        if now.instant >= deadline {
+            out.end = Some(reason);
+            return;
+        }
+        self.retry_opening(now, out);
+        self.report_hashrate(now, out);
+    }
+
+    /// When [`Session::on_deadline`] is to be called.
+    pub fn next_deadline(&self) -> Instant {
+        let (silence, _) = self.silence_deadline();
+        self.channel_deadline()
+            .map_or(silence, |deadline| deadline.min(silence))
+    }
+
+    /// Whether lines may be handled: at the bound of unanswered shares the miner has to wait.
+    pub fn wants_lines(&self) -> bool {
+        self.in_flight() < self.settings.max_in_flight
+    }
+
+    /// What became of this miner's shares so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The name that the miner mines under, once it is known.
+    pub fn worker(&self) -> Option<&str> {
+        self.workers.first().map(|name| &**name)
+    }
+
+    /// The difficulty that the miner was told last.
+    pub fn difficulty(&self) -> Option<Difficulty> {
+        self.told.difficulty
+    }
+
+    fn silence_deadline(&self) -> (Instant, EndReason) {
+        let idle = self.last_line + self.settings.idle_timeout;
+        let setup = self.started + self.settings.setup_timeout;
+        if self.workers.is_empty() && setup < idle {
+            (setup, EndReason::SetupTimeout)
+        } else {
+            (idle, EndReason::Idle)
+        }
+    }
+}

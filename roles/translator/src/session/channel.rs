@@ -1,0 +1,362 @@
+//! The upstream channel of one miner: opening, work, answers to shares, and its end.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use stratum_v1::{
+    ErrorCode, ExtranonceBytes, write_error, write_set_difficulty, write_set_version_mask,
+    write_show_message,
+};
+use work::{Hashrate, difficulty::HASHES_PER_DIFFICULTY};
+
+use super::meter::Meter;
+use super::recent::SentJob;
+use super::share::answer_to;
+use super::{
+    ChannelEvent, EXTRANONCE1_SIZE, LossReason, Now, OpenChannel, Output, RejectReason, Request,
+    Session,
+};
+use crate::job::Work;
+
+/// After a refused or closed channel: the first wait before the next attempt, doubled up to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(300);
+
+/// A miner that suggests a difficulty is taken to mean a share every ten seconds, as pools commonly aim at.
+const SUGGESTED_SECONDS_PER_SHARE: f64 = 10.0;
+
+/// Where a session stands with its upstream.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// There is no upstream connection.
+    NoUpstream,
+    /// There is one; the channel is not asked for yet.
+    Idle {
+        /// When to ask, if that has to wait.
+        retry_at: Option<Instant>,
+        failures: u32,
+    },
+    Opening {
+        failures: u32,
+        hashrate: Hashrate,
+    },
+    /// Boxed: most of a session's size, and not there before there is work.
+    Open(Box<Channel>),
+}
+
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) id: u32,
+    /// Zero bytes between the upstream's prefix and our extranonce1.
+    pub(super) padding: usize,
+    pub(super) sequence_number: u32,
+    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) meter: Meter,
+}
+
+/// A forwarded share that has no answer yet.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) sequence_number: u32,
+    pub(super) work: u128,
+    /// The id to answer to when the upstream has answered.
+    pub(super) answer_to: Option<Box<str>>,
+}
+
+impl Session {
+    /// Handles what the upstream says.
+    pub fn on_channel_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
+        match event {
+            ChannelEvent::UpstreamUp => {
+                self.leave_channel(LossReason::UpstreamDisconnected, out);
+                self.stage = Stage::Idle {
+                    retry_at: None,
+                    failures: 0,
+                };
+                self.open_if_ready(now, out);
+            }
+            ChannelEvent::UpstreamDown => {
+                self.leave_channel(LossReason::UpstreamDisconnected, out);
+                self.stage = Stage::NoUpstream;
+            }
+            ChannelEvent::Opened {
+                channel_id,
+                extranonce_size,
+            } => {
+                self.opened(now, channel_id, usize::from(extranonce_size), out);
+            }
+            ChannelEvent::Refused(code) => {
+                self.refused(now, &format!("the pool refused this worker: {code}"), out)
+            }
+            ChannelEvent::Closed(_) => {
+                self.leave_channel(LossReason::ChannelClosed, out);
+                self.retry_later(now, 0);
+            }
+            ChannelEvent::Work(work) => self.send_work(work, out),
+            ChannelEvent::Accepted {
+                last_sequence_number,
+                count,
+            } => {
+                self.shares_accepted(last_sequence_number, count, out);
+            }
+            ChannelEvent::Rejected {
+                sequence_number,
+                reason,
+            } => self.share_rejected(sequence_number, reason, out),
+        }
+    }
+
+    /// Shares that were forwarded and have no answer.
+    pub fn in_flight(&self) -> usize {
+        if let Stage::Open(channel) = &self.stage {
+            channel.in_flight.len()
+        } else {
+            0
+        }
+    }
+
+    /// The hashrate that the accepted shares show.
+    pub fn hashrate(&self, now: Now) -> Hashrate {
+        if let Stage::Open(channel) = &self.stage {
+            channel.meter.rate(now.instant)
+        } else {
+            Hashrate::ZERO
+        }
+    }
+
+    /// Whether the miner has a channel, and so can have work.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// The miner is gone and nobody waits for answers any longer.
+    pub fn abandon(&mut self, out: &mut Output) {
+        if let Stage::Open(channel) = &self.stage {
+            out.requests.push(Request::Close {
+                channel_id: channel.id,
+            });
+        }
+        self.leave_channel(LossReason::Unanswered, out);
+        self.stage = Stage::NoUpstream;
+    }
+
+    pub(super) fn is_opening_or_open(&self) -> bool {
+        matches!(self.stage, Stage::Opening { .. } | Stage::Open(_))
+    }
+
+    pub(super) fn open_if_ready(&mut self, now: Now, out: &mut Output) {
+        let Stage::Idle { retry_at, failures } = self.stage else {
+            return;
+        };
+        let Some(worker) = self.workers.first() else {
+            return;
+        };
+        if !self.subscribed || retry_at.is_some_and(|retry_at| now.instant < retry_at) {
+            return;
+        }
+        let suggested = self.suggested.map(|difficulty| {
+            Hashrate::new(difficulty.value() * HASHES_PER_DIFFICULTY / SUGGESTED_SECONDS_PER_SHARE)
+        });
+        let hashrate = suggested
+            .and_then(Result::ok)
+            .unwrap_or(self.settings.nominal_hashrate);
+        let max_target = self.max_target();
+        let size = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
+        out.requests.push(Request::Open(OpenChannel {
+            user_identity: self
+                .settings
+                .user_identity
+                .clone()
+                .unwrap_or_else(|| worker.clone()),
+            hashrate,
+            max_target,
+            min_extranonce_size: u16::try_from(size).unwrap_or(u16::MAX),
+        }));
+        self.stage = Stage::Opening { failures, hashrate };
+    }
+
+    pub(super) fn retry_opening(&mut self, now: Now, out: &mut Output) {
+        self.open_if_ready(now, out);
+    }
+
+    pub(super) fn report_hashrate(&mut self, now: Now, out: &mut Output) {
+        let max_target = self.max_target();
+        if let Stage::Open(channel) = &mut self.stage
+            && let Some(hashrate) = channel.meter.report(now.instant)
+        {
+            out.requests.push(Request::Update {
+                channel_id: channel.id,
+                hashrate,
+                max_target,
+            });
+        }
+    }
+
+    pub(super) fn channel_deadline(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Idle { retry_at, .. } => *retry_at,
+            Stage::Open(channel) => Some(channel.meter.next_report()),
+            Stage::NoUpstream | Stage::Opening { .. } => None,
+        }
+    }
+
+    fn max_target(&self) -> work::Target {
+        let wanted = self
+            .minimum
+            .map_or(work::Target::MAX, work::Difficulty::target);
+        wanted.min(self.settings.max_target)
+    }
+
+    fn opened(&mut self, now: Now, channel_id: u32, extranonce_size: usize, out: &mut Output) {
+        let Stage::Opening { hashrate, .. } = self.stage else {
+            return;
+        };
+        let needed = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
+        let Some(padding) = extranonce_size.checked_sub(needed) else {
+            out.requests.push(Request::Close { channel_id });
+            return self.refused(now, "the pool gives too few bytes of extranonce", out);
+        };
+        self.stage = Stage::Open(Box::new(Channel {
+            id: channel_id,
+            padding,
+            sequence_number: 0,
+            in_flight: VecDeque::new(),
+            meter: Meter::new(now.instant, hashrate),
+        }));
+    }
+
+    fn refused(&mut self, now: Now, message: &str, out: &mut Output) {
+        let Stage::Opening { failures, .. } = self.stage else {
+            return;
+        };
+        write_show_message(&mut out.bytes, message);
+        self.retry_later(now, failures + 1);
+    }
+
+    fn retry_later(&mut self, now: Now, failures: u32) {
+        let wait = FIRST_RETRY
+            .saturating_mul(1 << failures.min(16))
+            .min(LAST_RETRY);
+        self.stage = Stage::Idle {
+            retry_at: Some(now.instant + wait),
+            failures,
+        };
+    }
+
+    fn send_work(&mut self, work: Work, out: &mut Output) {
+        let Stage::Open(channel) = &self.stage else {
+            return;
+        };
+        let mut hole = [0; 32];
+        let prefix = &work.extranonce_prefix;
+        let size = prefix.len() + channel.padding;
+        // The router has checked that prefix and extranonce fit the 32 bytes that there are.
+        let Some(hole) = hole.get_mut(..size) else {
+            return;
+        };
+        hole[..prefix.len()].copy_from_slice(prefix);
+        let Some(hole) = ExtranonceBytes::new(hole) else {
+            return;
+        };
+
+        let allowed = if work.job.version_rolling {
+            self.settings.version_mask
+        } else {
+            0
+        };
+        let version_mask = self.negotiated_mask.unwrap_or(self.settings.version_mask) & allowed;
+        if self.negotiated_mask.is_some() && self.told.version_mask != Some(version_mask) {
+            write_set_version_mask(&mut out.bytes, version_mask);
+            self.told.version_mask = Some(version_mask);
+        }
+        let difficulty = work.target.sv1_difficulty();
+        if self.told.difficulty != Some(difficulty) {
+            write_set_difficulty(&mut out.bytes, difficulty.value());
+            self.told.difficulty = Some(difficulty);
+        }
+        let clean_jobs = self.recent.push(SentJob {
+            job: work.job.clone(),
+            target: work.target,
+            hole,
+            version_mask,
+        });
+        work.job.write_notify(&mut out.bytes, &hole, clean_jobs);
+    }
+
+    /// Answers come in order as a rule. Where they do not, the oldest shares up to the number named are taken, as many as
+    /// the upstream says, so that the sums are right either way.
+    fn shares_accepted(&mut self, last: u32, count: u64, out: &mut Output) {
+        let Stage::Open(channel) = &mut self.stage else {
+            return;
+        };
+        for _ in 0..count {
+            if !channel
+                .in_flight
+                .front()
+                .is_some_and(|oldest| is_up_to(oldest.sequence_number, last))
+            {
+                break;
+            }
+            let Some(share) = channel.in_flight.pop_front() else {
+                break;
+            };
+            self.tally.in_flight -= 1;
+            self.tally.accepted += 1;
+            self.tally.accepted_work = self.tally.accepted_work.saturating_add(share.work);
+            if let Some(id) = share.answer_to {
+                self.tally.told_accepted += 1;
+                write_true(&mut out.bytes, &id);
+            }
+        }
+    }
+
+    fn share_rejected(&mut self, sequence_number: u32, reason: RejectReason, out: &mut Output) {
+        let Stage::Open(channel) = &mut self.stage else {
+            return;
+        };
+        let Some(at) = channel
+            .in_flight
+            .iter()
+            .position(|share| share.sequence_number == sequence_number)
+        else {
+            return;
+        };
+        let Some(share) = channel.in_flight.remove(at) else {
+            return;
+        };
+        self.tally.in_flight -= 1;
+        self.tally.reject(reason);
+        if let Some(id) = share.answer_to {
+            write_refusal(&mut out.bytes, &id, reason);
+        }
+    }
+
+    /// The channel is no more: what was not answered is lost, and its jobs are worth nothing.
+    fn leave_channel(&mut self, reason: LossReason, out: &mut Output) {
+        let Stage::Open(channel) = &mut self.stage else {
+            return;
+        };
+        let lost = std::mem::take(&mut channel.in_flight);
+        self.tally.lose(reason, lost.len() as u64);
+        for share in lost {
+            if let Some(id) = share.answer_to {
+                write_refusal(&mut out.bytes, &id, RejectReason::UpstreamGone);
+            }
+        }
+        self.recent.orphan();
+    }
+}
+
+/// Whether a sequence number is not after another, with both counting round.
+fn is_up_to(sequence_number: u32, last: u32) -> bool {
+    last.wrapping_sub(sequence_number) < 1 << 31
+}
+
+fn write_true(out: &mut Vec<u8>, id: &str) {
+    stratum_v1::write_result_true(out, stratum_v1::Id::from_raw(id));
+}
+
+fn write_refusal(out: &mut Vec<u8>, id: &str, reason: RejectReason) {
+    let (code, message): (ErrorCode, _) = answer_to(reason);
+    write_error(out, stratum_v1::Id::from_raw(id), code, message);
+}

@@ -1,0 +1,174 @@
+//! What a miner asks, and what it is answered. Every request with an id gets an answer.
+
+use stratum_v1::{
+    Configure, ConfigureReply, ErrorCode, Fault, Id, Method, ParseError, Text, parse_request,
+    write_configure_result, write_error, write_get_version, write_result, write_result_true,
+    write_subscribe_result,
+};
+use work::{Difficulty, Target};
+
+use super::{EXTRANONCE1_SIZE, EndReason, Now, Output, RejectReason, Session};
+
+/// The longest user name; firmware of the field takes no longer one, and SV2 takes 255 bytes.
+const MAX_USER_NAME: usize = 127;
+
+/// Names that one connection may authorise.
+const MAX_WORKERS: usize = 64;
+
+const VERSION: &str = concat!("hashpool-translator/", env!("CARGO_PKG_VERSION"));
+
+impl Session {
+    /// Handles one line of the miner.
+    pub fn handle_line(&mut self, now: Now, line: &[u8], out: &mut Output) {
+        self.last_line = now.instant;
+        match parse_request(line) {
+            Ok(request) => self.handle_request(now, request.id, request.method, out),
+            Err(error) => self.handle_malformed(error, out),
+        }
+    }
+
+    fn handle_request(&mut self, now: Now, id: Id<'_>, method: Method<'_>, out: &mut Output) {
+        match method {
+            Method::Submit(submit) => self.handle_submit(now, id, &submit, out),
+            Method::Subscribe { .. } => self.handle_subscribe(now, id, out),
+            Method::Authorize { user, .. } => self.handle_authorize(now, id, user, out),
+            Method::Configure(configure) => self.handle_configure(id, configure, out),
+            Method::SuggestDifficulty(difficulty) => {
+                self.handle_suggestion(id, Difficulty::new(difficulty), out)
+            }
+            Method::SuggestTarget(target) => {
+                let difficulty = Target::from_le_bytes(target).map(|target| target.difficulty());
+                self.handle_suggestion(id, difficulty, out);
+            }
+            // Never needed, since extranonce1 is ours; miners that ask are told that it would be sent.
+            Method::ExtranonceSubscribe | Method::MultiVersion => accept(out, id),
+            Method::Ping => answer(out, id, |bytes| write_result(bytes, id, "\"pong\"")),
+            Method::GetTransactions => answer(out, id, |bytes| write_result(bytes, id, "[]")),
+            Method::GetVersion => answer(out, id, |bytes| write_get_version(bytes, id, VERSION)),
+            Method::Response => {}
+            Method::Unknown { .. } => refuse(out, id, ErrorCode::Other, "unknown method"),
+        }
+    }
+
+    fn handle_malformed(&mut self, ParseError { id, fault }: ParseError<'_>, out: &mut Output) {
+        refuse(out, id, ErrorCode::Other, &fault.to_string());
+        match fault {
+            Fault::BadSubmit(_) => {
+                self.tally.submitted += 1;
+                self.tally.reject(RejectReason::Malformed);
+            }
+            Fault::BadParameters(_) => {}
+            _ => {
+                self.malformed_lines += 1;
+                if self.malformed_lines > self.settings.max_malformed_lines {
+                    out.end = Some(EndReason::MalformedLines);
+                }
+            }
+        }
+    }
+
+    fn handle_subscribe(&mut self, now: Now, id: Id<'_>, out: &mut Output) {
+        self.subscribed = true;
+        let (extranonce1, size) = (self.extranonce1, self.settings.extranonce2_size);
+        let mut subscription = [0; 2 * EXTRANONCE1_SIZE];
+        // The buffer is of the right size, and hexadecimal is UTF-8.
+        let _ = hex::encode_to_slice(extranonce1, &mut subscription);
+        let subscription = std::str::from_utf8(&subscription).unwrap_or_default();
+        answer(out, id, |bytes| {
+            write_subscribe_result(bytes, id, subscription, &extranonce1, size)
+        });
+        self.open_if_ready(now, out);
+    }
+
+    fn handle_authorize(&mut self, now: Now, id: Id<'_>, user: Text<'_>, out: &mut Output) {
+        let name = user.decode();
+        if name.is_empty() {
+            return refuse(out, id, ErrorCode::Unauthorized, "user name is empty");
+        }
+        if name.len() > MAX_USER_NAME {
+            return refuse(
+                out,
+                id,
+                ErrorCode::Unauthorized,
+                "user name is longer than 127 bytes",
+            );
+        }
+        if !self.workers.iter().any(|known| **known == *name) {
+            if self.workers.len() == MAX_WORKERS {
+                return refuse(
+                    out,
+                    id,
+                    ErrorCode::Unauthorized,
+                    "too many workers on this connection",
+                );
+            }
+            self.workers.push(name.into());
+        }
+        accept(out, id);
+        self.open_if_ready(now, out);
+    }
+
+    fn handle_configure(&mut self, id: Id<'_>, configure: Configure<'_>, out: &mut Output) {
+        let version_rolling = configure.version_rolling.map(|wanted| {
+            let mask = wanted.mask & self.settings.version_mask;
+            let granted =
+                Some(mask).filter(|mask| *mask != 0 && mask.count_ones() >= wanted.min_bit_count);
+            self.negotiated_mask = granted;
+            self.told.version_mask = granted;
+            granted
+        });
+        // The limit travels in the request for the channel, so it cannot be kept once that is under way.
+        let minimum_difficulty = configure.minimum_difficulty.map(|minimum| {
+            let minimum = Difficulty::new(minimum)
+                .ok()
+                .filter(|_| !self.is_opening_or_open());
+            self.minimum = minimum.or(self.minimum);
+            minimum.is_some()
+        });
+        let reply = ConfigureReply {
+            version_rolling,
+            minimum_difficulty,
+            subscribe_extranonce: configure.subscribe_extranonce.then_some(true),
+            info: configure.info.then_some(true),
+        };
+        answer(out, id, |bytes| {
+            write_configure_result(bytes, id, &reply, configure.unknown())
+        });
+    }
+
+    fn handle_suggestion(
+        &mut self,
+        id: Id<'_>,
+        difficulty: Result<Difficulty, work::Error>,
+        out: &mut Output,
+    ) {
+        match difficulty {
+            Ok(difficulty) => {
+                self.suggested = Some(difficulty);
+                accept(out, id);
+            }
+            Err(error) => refuse(out, id, ErrorCode::Other, &error.to_string()),
+        }
+    }
+
+    pub(super) fn is_authorized(&self, worker: Text<'_>) -> bool {
+        self.workers.iter().any(|known| worker == **known)
+    }
+}
+
+/// Answers `true`.
+pub(super) fn accept(out: &mut Output, id: Id<'_>) {
+    answer(out, id, |bytes| write_result_true(bytes, id));
+}
+
+/// Answers with an error.
+pub(super) fn refuse(out: &mut Output, id: Id<'_>, code: ErrorCode, message: &str) {
+    answer(out, id, |bytes| write_error(bytes, id, code, message));
+}
+
+/// Who gives no id wants no answer (JSON-RPC calls it a notification).
+fn answer(out: &mut Output, id: Id<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+    if !id.is_absent() {
+        write(&mut out.bytes);
+    }
+}

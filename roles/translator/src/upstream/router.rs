@@ -1,0 +1,354 @@
+//! Brings what an upstream says to the channels that it is for. A state machine without I/O, one per connection.
+//!
+//! It holds the targets and prefixes in force, so that each job reaches a channel with those of the moment when it became
+//! active, and makes each job once however many channels mine it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use stratum_core::{
+    binary_sv2::{B032, U256},
+    common_messages_sv2::MESSAGE_TYPE_RECONNECT,
+    mining_sv2::{NewExtendedMiningJob, OpenExtendedMiningChannelSuccess, SetNewPrevHash},
+    parsers_sv2::Mining,
+};
+use stratum_v1::ExtranonceBytes;
+use sv2_connection::{Frame, MalformedMessage};
+use work::Target;
+
+use super::{Mailbox, Registry};
+use crate::job::{Job, JobParts, Tip, Work};
+use crate::session::{ChannelEvent, RejectReason};
+
+/// Future jobs that are kept for one channel or group; the oldest go first.
+const MAX_FUTURE_JOBS: usize = 16;
+
+/// SV2 5.1: the full extranonce of a channel.
+const MAX_EXTRANONCE_SIZE: usize = 32;
+
+/// Why a connection to an upstream ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    /// The connection failed, or the upstream closed it.
+    #[error(transparent)]
+    Connection(#[from] sv2_connection::Error),
+    /// The upstream's fault: a message that does not parse.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] MalformedMessage),
+    /// The upstream's fault: a message that has no place here.
+    #[error("message type {0:#04x} is not expected from an upstream")]
+    Unexpected(u8),
+    /// The upstream's fault.
+    #[error("the upstream refuses shares that were never sent")]
+    Implausible,
+    /// The upstream wants the connection made anew.
+    #[error("the upstream asked for a new connection")]
+    Reconnect,
+}
+
+#[derive(Debug)]
+pub(super) struct Router {
+    registry: Arc<Registry>,
+    job_ids: Arc<AtomicU64>,
+    channels: HashMap<u32, Channel>,
+    /// By channel id and by group id; SV2 gives both out of one space.
+    feeds: HashMap<u32, Feed>,
+    tips: u64,
+    unwanted: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Channel {
+    mailbox: Weak<Mailbox>,
+    group: u32,
+    target: Target,
+    extranonce_prefix: ExtranonceBytes,
+    extranonce_size: usize,
+}
+
+/// What was sent to one channel, or to one group.
+#[derive(Debug, Default)]
+struct Feed {
+    /// With a number that says which of two is newer.
+    tip: Option<(u64, Tip)>,
+    future: VecDeque<JobParts>,
+}
+
+impl Router {
+    pub(super) fn new(registry: Arc<Registry>, job_ids: Arc<AtomicU64>) -> Self {
+        Self {
+            registry,
+            job_ids,
+            channels: HashMap::new(),
+            feeds: HashMap::new(),
+            tips: 0,
+            unwanted: Vec::new(),
+        }
+    }
+
+    /// Handles one frame of the upstream.
+    pub(super) fn handle(&mut self, frame: Frame<'_>) -> Result<(), UpstreamError> {
+        if frame.extension_type != 0 {
+            // Of an extension that was not asked for: to be ignored (SV2 3.4).
+            return Ok(());
+        }
+        let message_type = frame.message_type;
+        if message_type == MESSAGE_TYPE_RECONNECT {
+            return Err(UpstreamError::Reconnect);
+        }
+        match frame.mining()? {
+            Mining::SubmitSharesSuccess(message) => {
+                if let Some(mailbox) = self.mailbox(message.channel_id) {
+                    mailbox.accepted(
+                        message.last_sequence_number,
+                        message.new_submits_accepted_count.into(),
+                    );
+                }
+            }
+            Mining::SubmitSharesError(message) => {
+                let code = message.error_code.as_utf8_or_hex();
+                tracing::debug!(channel = message.channel_id, share = message.sequence_number, %code, "share refused");
+                if let Some(mailbox) = self.mailbox(message.channel_id)
+                    && !mailbox
+                        .rejected(message.sequence_number, RejectReason::from_upstream(&code))
+                {
+                    return Err(UpstreamError::Implausible);
+                }
+            }
+            Mining::NewExtendedMiningJob(message) => self.new_job(message),
+            Mining::SetNewPrevHash(message) => self.new_prev_hash(&message),
+            Mining::SetTarget(message) => {
+                if let Ok(target) = Target::from_le_bytes(*message.maximum_target.as_array()) {
+                    self.addressed(message.channel_id, |channel| channel.target = target);
+                }
+            }
+            Mining::SetExtranoncePrefix(message) => {
+                if let Some(channel) = self.channels.get_mut(&message.channel_id)
+                    && let Some(prefix) =
+                        prefix(&message.extranonce_prefix, channel.extranonce_size)
+                {
+                    channel.extranonce_prefix = prefix;
+                }
+            }
+            Mining::SetGroupChannel(message) => {
+                for id in message.channel_ids.iter() {
+                    if let Some(channel) = self.channels.get_mut(id) {
+                        channel.group = message.group_channel_id;
+                        self.feeds.entry(message.group_channel_id).or_default();
+                    }
+                }
+            }
+            Mining::OpenExtendedMiningChannelSuccess(message) => self.opened(&message),
+            Mining::OpenMiningChannelError(message) => {
+                let code = message.error_code.as_utf8_or_hex();
+                tracing::warn!(%code, "the upstream refused a channel");
+                if let Some(mailbox) = self.registry.answer(message.request_id) {
+                    mailbox.opening(ChannelEvent::Refused(code));
+                }
+            }
+            Mining::CloseChannel(message) => {
+                let reason = message.reason_code.as_utf8_or_hex();
+                self.addressed(message.channel_id, |channel| {
+                    if let Some(mailbox) = channel.mailbox.upgrade() {
+                        mailbox.closed(reason.clone());
+                    }
+                    channel.mailbox = Weak::new();
+                });
+                self.sweep();
+            }
+            Mining::UpdateChannelError(message) => {
+                let code = message.error_code.as_utf8_or_hex();
+                tracing::warn!(channel = message.channel_id, %code, "the upstream refused a channel's update");
+            }
+            _ => return Err(UpstreamError::Unexpected(message_type)),
+        }
+        Ok(())
+    }
+
+    /// Channels that the upstream opened for miners that have left, to be closed.
+    pub(super) fn unwanted(&mut self) -> &mut Vec<u32> {
+        &mut self.unwanted
+    }
+
+    fn opened(&mut self, message: &OpenExtendedMiningChannelSuccess<'_>) {
+        let Some(mailbox) = self.registry.answer(message.request_id) else {
+            return self.unwanted.push(message.channel_id);
+        };
+        let extranonce_size = usize::from(message.extranonce_size);
+        let target = Target::from_le_bytes(*message.target.as_array());
+        let (Ok(target), Some(extranonce_prefix)) =
+            (target, prefix(&message.extranonce_prefix, extranonce_size))
+        else {
+            mailbox.opening(ChannelEvent::Refused(
+                "its answer holds an impossible target or extranonce".into(),
+            ));
+            return self.unwanted.push(message.channel_id);
+        };
+        let channel = Channel {
+            mailbox: Arc::downgrade(&mailbox),
+            group: message.group_channel_id,
+            target,
+            extranonce_prefix,
+            extranonce_size,
+        };
+        self.channels.insert(message.channel_id, channel);
+        self.feeds.entry(message.channel_id).or_default();
+        self.feeds.entry(message.group_channel_id).or_default();
+        mailbox.opening(ChannelEvent::Opened {
+            channel_id: message.channel_id,
+            extranonce_size: message.extranonce_size,
+        });
+    }
+
+    fn new_job(&mut self, message: NewExtendedMiningJob<'_>) {
+        let id = message.channel_id;
+        let min_ntime = message.min_ntime.as_ref().copied();
+        let parts = JobParts {
+            upstream_id: message.job_id,
+            version: message.version,
+            version_rolling: message.version_rolling_allowed,
+            coinbase_prefix: message.coinbase_tx_prefix.to_owned_bytes(),
+            coinbase_suffix: message.coinbase_tx_suffix.to_owned_bytes(),
+            merkle_path: message
+                .merkle_path
+                .iter()
+                .map(|hash: &U256<'_>| *hash.as_array())
+                .collect(),
+        };
+        let Some(min_ntime) = min_ntime else {
+            let Some(feed) = self.feeds.get_mut(&id) else {
+                return;
+            };
+            if feed.future.len() == MAX_FUTURE_JOBS {
+                feed.future.pop_front();
+            }
+            return feed.future.push_back(parts);
+        };
+        match self.tip(id) {
+            Some(tip) => self.activate(id, &parts, &Tip { min_ntime, ..tip }),
+            None => tracing::warn!(
+                channel = id,
+                "a job came before the block that it builds on; it is ignored"
+            ),
+        }
+    }
+
+    fn new_prev_hash(&mut self, message: &SetNewPrevHash<'_>) {
+        let id = message.channel_id;
+        let tip = Tip {
+            prev_hash: *message.prev_hash.as_array(),
+            min_ntime: message.min_ntime,
+            nbits: message.nbits,
+        };
+        // A job that was sent to the group may be named for one of its channels.
+        let group = self.channels.get(&id).map(|channel| channel.group);
+        let find = |feed: &Feed| {
+            feed.future
+                .iter()
+                .rev()
+                .find(|job| job.upstream_id == message.job_id)
+                .cloned()
+        };
+        let parts = self
+            .feeds
+            .get(&id)
+            .and_then(find)
+            .or_else(|| self.feeds.get(&group?).and_then(find));
+        let Some(feed) = self.feeds.get_mut(&id) else {
+            return;
+        };
+        self.tips += 1;
+        feed.tip = Some((self.tips, tip));
+        // SV2 5.3.17: the jobs that are not named are to be dropped.
+        feed.future.clear();
+        match parts {
+            Some(parts) => self.activate(id, &parts, &tip),
+            None => tracing::warn!(
+                channel = id,
+                job = message.job_id,
+                "a new block names a job that was never sent"
+            ),
+        }
+    }
+
+    /// The newest tip that was told to this channel or group, or to the group that this channel is in.
+    fn tip(&self, id: u32) -> Option<Tip> {
+        let own = self.feeds.get(&id).and_then(|feed| feed.tip);
+        let group = self
+            .channels
+            .get(&id)
+            .and_then(|channel| self.feeds.get(&channel.group)?.tip);
+        // A group whose channels were each told by themselves.
+        let members = || {
+            self.channels
+                .iter()
+                .filter(|(_, channel)| channel.group == id)
+                .filter_map(|(member, _)| self.feeds.get(member)?.tip)
+                .max_by_key(|(number, _)| *number)
+        };
+        own.into_iter()
+            .chain(group)
+            .max_by_key(|(number, _)| *number)
+            .or_else(members)
+            .map(|(_, tip)| tip)
+    }
+
+    fn activate(&mut self, id: u32, parts: &JobParts, tip: &Tip) {
+        let number = self.job_ids.fetch_add(1, Ordering::Relaxed);
+        let job = match Job::new(number, parts, tip) {
+            Ok(job) => Arc::new(job),
+            Err(error) => {
+                return tracing::error!(job = parts.upstream_id, %error, "a job is ignored");
+            }
+        };
+        let mut gone = false;
+        self.addressed(id, |channel| match channel.mailbox.upgrade() {
+            Some(mailbox) => mailbox.work(Work {
+                job: Arc::clone(&job),
+                target: channel.target,
+                extranonce_prefix: channel.extranonce_prefix,
+            }),
+            None => gone = true,
+        });
+        if gone {
+            self.sweep();
+        }
+    }
+
+    /// The channel of this id, or all of the group's.
+    fn addressed(&mut self, id: u32, mut act: impl FnMut(&mut Channel)) {
+        match self.channels.get_mut(&id) {
+            Some(channel) => act(channel),
+            None => self
+                .channels
+                .values_mut()
+                .filter(|channel| channel.group == id)
+                .for_each(act),
+        }
+    }
+
+    fn mailbox(&self, channel_id: u32) -> Option<Arc<Mailbox>> {
+        self.channels.get(&channel_id)?.mailbox.upgrade()
+    }
+
+    /// Forgets the channels of miners that have left.
+    fn sweep(&mut self) {
+        let feeds = &mut self.feeds;
+        self.channels.retain(|id, channel| {
+            let present = channel.mailbox.strong_count() > 0;
+            if !present {
+                feeds.remove(id);
+            }
+            present
+        });
+    }
+}
+
+/// The prefix, if it fits with the rest of the extranonce.
+fn prefix(bytes: &B032<'_>, extranonce_size: usize) -> Option<ExtranonceBytes> {
+    let bytes = bytes.as_bytes();
+    (bytes.len() + extranonce_size <= MAX_EXTRANONCE_SIZE)
+        .then(|| ExtranonceBytes::new(bytes))
+        .flatten()
+}
