@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use miner::{Driver, Socket};
 use session::{Now, Session, Settings};
 use status::Status;
 use upstream::{Link, SlotState};
@@ -175,19 +176,21 @@ impl Translator {
                 .as_secs(),
         };
         let entry = self.status.arrive(peer);
-        let connection = miner::Connection {
+        let session = Session::new(now, extranonce1, Arc::clone(settings));
+        let links = self.slots[slot].links.subscribe();
+        let mut driver = Driver::new(session, Arc::clone(&entry), links);
+        let mut socket = Socket::new(
             stream,
-            session: Session::new(now, extranonce1, Arc::clone(settings)),
-            status: Arc::clone(&entry),
-            upstream: self.slots[slot].links.subscribe(),
-            write_timeout: Duration::from_secs(self.config.write_timeout_seconds),
-            linger: Duration::from_secs(self.config.linger_seconds),
-        };
+            Duration::from_secs(self.config.write_timeout_seconds),
+        );
+        let linger = Duration::from_secs(self.config.linger_seconds);
         let status = Arc::clone(&self.status);
         async move {
             tracing::debug!(%peer, "miner connected");
-            let end = connection.run(&shutdown, || drop(permit)).await;
+            let end = socket.serve(&mut driver, &shutdown).await;
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
+            drop((socket, permit));
+            driver.linger(end, linger).await;
             status.depart(&entry, end.name());
         }
     }
@@ -203,5 +206,41 @@ impl Connections {
         self.0 = self.0.wrapping_add(1);
         let slot = usize::try_from(self.0).unwrap_or(0) % slots;
         (self.0.to_be_bytes(), slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection costs while nothing happens, beside its socket: this future, its channel, and its entry in the
+    /// status.
+    #[tokio::test]
+    async fn an_idle_connection_stays_small() {
+        let config = Config {
+            listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..Config::default()
+        };
+        let settings = Arc::new(config.settings());
+        let mut translator = Translator::bind(config).await.unwrap();
+        let _miner = tokio::net::TcpStream::connect(translator.local_addr())
+            .await
+            .unwrap();
+        let accepted = translator.listener.accept().await;
+        let future = translator.serve(
+            accepted,
+            &mut Connections::default(),
+            &settings,
+            CancellationToken::new(),
+        );
+        assert!(size_of_val(&future) <= 2048, "{}", size_of_val(&future));
+    }
+
+    #[test]
+    fn miners_are_spread_and_no_two_share_an_extranonce1() {
+        let mut next = Connections::default();
+        let taken: Vec<_> = (0..4).map(|_| next.take(2)).collect();
+        assert_eq!(taken.iter().filter(|(_, slot)| *slot == 0).count(), 2);
+        assert!(taken.windows(2).all(|pair| pair[0].0 != pair[1].0));
     }
 }

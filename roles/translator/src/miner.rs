@@ -36,16 +36,6 @@ thread_local! {
     static SPARE_OUTPUT: RefCell<Output> = RefCell::default();
 }
 
-/// A miner's connection.
-pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
-    pub(crate) session: Session,
-    pub(crate) status: Arc<Miner>,
-    pub(crate) upstream: watch::Receiver<Option<Link>>,
-    pub(crate) write_timeout: Duration,
-    pub(crate) linger: Duration,
-}
-
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -76,51 +66,8 @@ impl End {
     }
 }
 
-impl Connection {
-    /// Serves the miner until the connection ends, then waits a while for the answers to its last shares.
-    ///
-    /// `on_close` is called in between, when the socket is closed.
-    pub(crate) async fn run(self, shutdown: &CancellationToken, on_close: impl FnOnce()) -> End {
-        let Self {
-            stream,
-            session,
-            status,
-            upstream,
-            write_timeout,
-            linger,
-        } = self;
-        let mut driver = Driver {
-            session,
-            status,
-            upstream,
-            attached: None,
-            outbox: VecDeque::new(),
-            out: Output::default(),
-            written: 0,
-        };
-        driver.attach();
-        let end = Socket {
-            stream,
-            lines: LineBuffer::default(),
-            backlog: false,
-            write_deadline: None,
-            write_timeout,
-        }
-        .serve(&mut driver, shutdown)
-        .await;
-        on_close();
-        let patience = if end == End::Shutdown {
-            linger.min(SHUTDOWN_LINGER)
-        } else {
-            linger
-        };
-        driver.linger(patience).await;
-        end
-    }
-}
-
 /// The side of the miner.
-struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     lines: LineBuffer,
     /// Lines that were read and not handled yet may be held.
@@ -138,7 +85,19 @@ enum Wake {
 }
 
 impl Socket {
-    async fn serve(mut self, driver: &mut Driver, shutdown: &CancellationToken) -> End {
+    pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        Self {
+            stream,
+            lines: LineBuffer::default(),
+            backlog: false,
+            write_deadline: None,
+            write_timeout,
+        }
+    }
+
+    /// Serves the miner until the connection ends.
+    pub(crate) async fn serve(&mut self, driver: &mut Driver, shutdown: &CancellationToken) -> End {
+        driver.attach();
         loop {
             driver.send_requests();
             if let Err(end) = self.write(driver) {
@@ -252,7 +211,7 @@ impl Socket {
 }
 
 /// The session, its upstream, and what is on the way between them.
-struct Driver {
+pub(crate) struct Driver {
     session: Session,
     status: Arc<Miner>,
     upstream: watch::Receiver<Option<Link>>,
@@ -271,6 +230,22 @@ struct Attached {
 }
 
 impl Driver {
+    pub(crate) fn new(
+        session: Session,
+        status: Arc<Miner>,
+        upstream: watch::Receiver<Option<Link>>,
+    ) -> Self {
+        Self {
+            session,
+            status,
+            upstream,
+            attached: None,
+            outbox: VecDeque::new(),
+            out: Output::default(),
+            written: 0,
+        }
+    }
+
     fn is_written(&self) -> bool {
         self.out.bytes.len() == self.written
     }
@@ -415,7 +390,12 @@ impl Driver {
     }
 
     /// The miner is gone. Its last shares may still be answered.
-    async fn linger(&mut self, patience: Duration) {
+    pub(crate) async fn linger(&mut self, end: End, patience: Duration) {
+        let patience = if end == End::Shutdown {
+            patience.min(SHUTDOWN_LINGER)
+        } else {
+            patience
+        };
         let deadline = tokio::time::Instant::now() + patience;
         self.send_requests();
         while self.session.in_flight() > 0 {

@@ -303,7 +303,7 @@ fn a_share_goes_upstream_exactly_as_the_miner_hashed_it() {
 fn each_mistake_of_a_miner_has_its_code_and_costs_the_upstream_nothing() {
     let mut miner = Conversation::mining(|_| ());
     let now = 1_700_000_000;
-    let cases: [(&str, &str, &str, u32, Option<u32>, &str, &str); 10] = [
+    let cases = [
         (
             "stranger",
             "1",

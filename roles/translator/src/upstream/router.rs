@@ -352,3 +352,6 @@ fn prefix(bytes: &B032<'_>, extranonce_size: usize) -> Option<ExtranonceBytes> {
         .then(|| ExtranonceBytes::new(bytes))
         .flatten()
 }
+
+#[cfg(test)]
+mod tests;
