@@ -87,7 +87,7 @@ impl Default for Config {
             write_timeout_seconds: 15,
             linger_seconds: 10,
             reconnect_first_ms: 500,
-            reconnect_last_seconds: 30,
+            reconnect_last_seconds: 10,
             limits: Limits::default(),
         }
     }

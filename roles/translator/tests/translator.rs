@@ -339,3 +339,28 @@ fn nobody() -> Upstream {
         authority_public_key: None,
     }
 }
+
+#[tokio::test]
+async fn a_miner_that_does_not_read_is_cut_off_and_nobody_else_notices() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.write_timeout_seconds = 1;
+    })
+    .await;
+    let mut pool = house.accept().await;
+    let mut honest = translator.miner().await;
+    honest.log_in("honest").await;
+    pool.open_channel(&[1]).await;
+    let job = honest.notify().await.job_id;
+
+    let deaf = translator.miner().await;
+    let flood = tokio::spawn(deaf.flood(r#"{"id":1,"method":"client.get_version","params":[]}"#));
+    let status = translator
+        .until("the cut", |status| {
+            status.disconnected.contains_key("write-timeout")
+        })
+        .await;
+    assert_eq!(status.connected, 1);
+    in_time("the flood to end", flood).await.unwrap();
+    assert_eq!(honest.submit("honest", &job, 1).await["result"], true);
+}

@@ -346,6 +346,12 @@ impl Miner {
         self.writer.write_all(b"\n").await.unwrap();
     }
 
+    /// Writes the same line for ever and reads nothing, until the translator hangs up.
+    pub(crate) async fn flood(mut self, line: &'static str) {
+        let lines = format!("{line}\n").repeat(100);
+        while self.writer.write_all(lines.as_bytes()).await.is_ok() {}
+    }
+
     /// The next line; `None` when the translator hangs up.
     pub(crate) async fn read(&mut self) -> Option<serde_json::Value> {
         let line = in_time("a line", self.lines.next_line()).await.ok()??;
