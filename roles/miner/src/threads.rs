@@ -142,3 +142,77 @@ impl Worker {
         Ok(at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use work::Difficulty;
+
+    use super::*;
+    use crate::job::{Claims, Epoch, Work, tests::template};
+
+    /// Work of which every hash is a share.
+    fn work(job_id: &str) -> Option<Arc<Work>> {
+        Some(Arc::new(Work::new(
+            job_id.to_owned(),
+            Epoch::default(),
+            Difficulty::new(1e-12).unwrap(),
+            template(4, 0),
+            &Claims::default(),
+            None,
+        )))
+    }
+
+    fn start(limit: f64) -> (Arc<Feed>, Threads, mpsc::Receiver<Share>) {
+        let feed = Arc::new(Feed::default());
+        let limit = Hashrate::new(limit).unwrap();
+        let (threads, shares) = Threads::start(&[Arc::default()], limit, feed.clone()).unwrap();
+        (feed, threads, shares)
+    }
+
+    #[test]
+    fn new_work_interrupts_the_search() {
+        // A claim would take many seconds, and holds far more shares than may wait.
+        let (feed, _threads, mut shares) = start(2_000.0);
+        feed.publish(work("old"));
+        assert_eq!(shares.blocking_recv().unwrap().work.job_id, "old");
+        feed.publish(work("new"));
+        let mut old = 0;
+        while shares.blocking_recv().unwrap().work.job_id == "old" {
+            old += 1;
+            // Those that waited, and the one that was being handed over.
+            assert!(old <= SHARES_WAITING + 1, "the old work goes on");
+        }
+    }
+
+    #[test]
+    fn work_taken_away_ends_the_search_and_the_next_begins_another() {
+        let (feed, _threads, mut shares) = start(0.0);
+        feed.publish(work("old"));
+        shares.blocking_recv().unwrap();
+        feed.publish(None);
+        feed.publish(work("new"));
+        while shares.blocking_recv().unwrap().work.job_id == "old" {}
+    }
+
+    #[test]
+    fn a_thread_ends_whatever_it_waits_for() {
+        // For work.
+        let (_, threads, mut shares) = start(0.0);
+        drop(threads);
+        assert!(shares.blocking_recv().is_none());
+        // For the time of its next hash, in a quarter of an hour.
+        let (feed, threads, mut shares) = start(0.001);
+        feed.publish(work("slow"));
+        shares.blocking_recv().unwrap();
+        drop(threads);
+        assert!(shares.blocking_recv().is_none());
+        // For room for its shares.
+        let (feed, threads, mut shares) = start(0.0);
+        feed.publish(work("fast"));
+        while shares.len() < SHARES_WAITING {
+            thread::yield_now();
+        }
+        drop(threads);
+        while shares.blocking_recv().is_some() {}
+    }
+}
