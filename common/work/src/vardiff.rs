@@ -5,62 +5,89 @@
 //! belief about `x` is the Gamma distribution with that count and that exposure. Three things keep it honest:
 //!
 //! - it forgets, so that it never holds more than [`MEMORY_SHARES`] shares' worth of certainty;
-//! - a likelihood-ratio test over the most recent shares, and over the silence since, replaces it by what these alone
-//!   say where they contradict it: that is how an estimate that is wrong by 10^6 is left within a handful of shares;
-//! - the difficulty moves only where the estimate has left the present one by more than the estimate's own uncertainty.
+//! - likelihood-ratio tests ask whether the latest shares, or the silence since, can come from the same miner as what was
+//!   before; where they cannot, the belief starts anew from them. That is how an estimate that is wrong by 10^6 is left
+//!   within a handful of shares;
+//! - what was believed before a silence is kept, and believed again if the miner comes back as it was.
+//!
+//! The difficulty moves only where the estimate has left the present one by about its own uncertainty. The constants are
+//! chosen by simulation (`make bench-vardiff`).
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use crate::{Difficulty, Hashrate, difficulty::HASHES_PER_DIFFICULTY};
 
 /// Certainty beyond this many shares is forgotten.
 const MEMORY_SHARES: f64 = 240.0;
 
-/// Certainty, in shares, that a hashrate carries which the miner stated of itself.
-const NOMINAL_SHARES: f64 = 0.5;
+/// Certainty, in shares, of what a miner states of itself, and of what a silence says. With one share the difficulty
+/// eases in a silence at the rate at which the first share, when it comes, is the one to be expected.
+const WEAK_SHARES: f64 = 1.0;
 
-/// How many of the latest shares the change test looks at: all runs of these lengths.
-const RUNS: [usize; 5] = [3, 5, 9, 16, 31];
+/// The lengths of the runs of latest shares that are tested, each with the log-likelihood ratio that it takes. A short run
+/// says little of the rate, so that acting on one by mistake costs more.
+const RUNS: [(usize, f64); 6] = [
+    (3, 9.0),
+    (5, 8.5),
+    (9, 8.0),
+    (16, 7.5),
+    (31, 7.0),
+    (60, 7.0),
+];
 
-/// Shares whose exposure is remembered; one more than the longest run.
-const RECENT: usize = 32;
+/// Shares whose exposure is remembered: the longest run, and the one before it.
+const RECENT: usize = 61;
 
-/// Log-likelihood ratio beyond which recent shares are taken to contradict the belief.
-const CONTRADICTION: f64 = 7.0;
+/// The log-likelihood ratio at which a silence means that the miner has changed or gone.
+const SILENCE_CONTRADICTION: f64 = 9.0;
 
-/// The same for a silence, where waiting on is cheap.
-const SILENCE_CONTRADICTION: f64 = 4.0;
+/// Below this ratio two beliefs can be of the same miner.
+const AGREEMENT: f64 = 2.0;
+
+/// How much of what was believed before a silence is believed after it, in shares.
+const RESTORED_SHARES: f64 = 60.0;
 
 /// A ratio of wanted to present difficulty beyond which the new one should not wait for the next job.
 const URGENT_RATIO: f64 = 3.0;
 
-/// Time between two urgent retargets.
+/// Urgent retargets come at this pace, after as many at once as an error of 10^6 takes.
 const URGENT_PAUSE: Duration = Duration::from_secs(3);
+const URGENT_AT_ONCE: u32 = 3;
 
-/// Shares that arrive in one read have no time between them; a run is taken to have lasted at least this long.
-const SHORTEST_RUN_SECONDS: f64 = 0.1;
+/// How much faster than the present difficulty expects a run is taken to be at most. Shares that arrive in one read have no
+/// time between them, and say less than that.
+const LARGEST_STEP: f64 = 1000.0;
+
+/// How much easier than before a silence the difficulty gets in it: beyond, nobody is there to find it too hard.
+const DEEPEST_EASING: f64 = 1e7;
+
+/// A link that stalls for up to so long delivers its shares at once; that is no faster miner.
+const STALL_SECONDS: f64 = 30.0;
 
 /// The smallest relative change that is worth telling a miner, as a natural logarithm.
-const SMALLEST_STEP: f64 = 0.12;
+const SMALLEST_STEP: f64 = 0.14;
+
+/// The part of the estimate's own uncertainty that it may be away before the difficulty follows.
+const HYSTERESIS: f64 = 1.0;
 
 /// The controller of one channel.
 #[derive(Debug, Clone)]
 pub struct Vardiff {
     shares_per_second: f64,
-    /// Shares, with the forgotten ones discounted.
-    count: f64,
-    /// Exposure of these shares, in seconds per difficulty.
-    exposure: f64,
+    belief: Belief,
+    /// What was believed before the present silence, or before the shares that ended it.
+    before_silence: Option<Belief>,
     /// Exposure since the last share.
     silence: f64,
-    /// Exposure before each of the latest shares, newest at `newest`.
-    recent: [f32; RECENT],
-    newest: usize,
-    recorded: usize,
+    recent: Recent,
     /// The difficulty of the job that is being worked on.
     active: f64,
     measured_until: Instant,
-    urgent_not_before: Instant,
+    /// When all urgent retargets will be available again.
+    urgent_restored: Instant,
 }
 
 /// A new difficulty for a channel, before it is clamped.
@@ -76,19 +103,20 @@ impl Vardiff {
     /// A controller that asks for so many shares a minute, and believes a little in `nominal`.
     pub fn new(shares_per_minute: f64, nominal: Hashrate, now: Instant) -> Self {
         let shares_per_second = shares_per_minute / 60.0;
-        // Without a statement, the exposure of an unknown miner starts as that of the slowest imaginable one.
-        let rate = (nominal.value() / HASHES_PER_DIFFICULTY).max(f64::MIN_POSITIVE);
+        // Without a statement, an unknown miner starts as the slowest imaginable one.
+        let rate = (nominal.value() / HASHES_PER_DIFFICULTY).max(1e-100);
         Self {
             shares_per_second,
-            count: NOMINAL_SHARES,
-            exposure: NOMINAL_SHARES / rate,
+            belief: Belief {
+                count: WEAK_SHARES,
+                exposure: WEAK_SHARES / rate,
+            },
+            before_silence: None,
             silence: 0.0,
-            recent: [0.0; RECENT],
-            newest: 0,
-            recorded: 0,
-            active: (rate / shares_per_second).max(f64::MIN_POSITIVE),
+            recent: Recent::default(),
+            active: rate / shares_per_second,
             measured_until: now,
-            urgent_not_before: now,
+            urgent_restored: now,
         }
     }
 
@@ -103,98 +131,219 @@ impl Vardiff {
         self.measure(now);
         // A share of an older, easier job would have met the present difficulty only that often.
         let weight = (job_difficulty.value() / self.active).min(1.0);
-        self.count += weight;
-        self.newest = (self.newest + 1) % RECENT;
-        #[allow(clippy::cast_possible_truncation)]
-        {
-            self.recent[self.newest] = self.silence as f32;
+        self.belief.count += weight;
+        if weight < 0.5 {
+            // It was under way when the difficulty rose; for the runs it is none.
+            return;
         }
-        self.recorded = (self.recorded + 1).min(RECENT);
+        self.recent.push(self.silence);
         self.silence = 0.0;
-        self.forget();
-        self.believe_recent_shares();
+        self.belief.forget(MEMORY_SHARES);
+        self.test_recent_shares();
+        self.test_return();
     }
 
     /// The difficulty to set now, if it should change from `present`.
     pub fn retarget(&mut self, present: Difficulty, now: Instant) -> Option<Retarget> {
         self.measure(now);
-        self.believe_silence();
-        let wanted = self.estimate() / self.shares_per_second;
+        self.test_silence();
+        let wanted = self.belief.rate() / self.shares_per_second;
         let step = (wanted / present.value()).ln();
-        let uncertainty = 1.0 / self.count.sqrt();
-        // NaN cannot come here, since all three are finite and above zero; an infinite step is no difficulty.
+        let uncertainty = HYSTERESIS / self.belief.count.sqrt();
         if step.abs() <= uncertainty.max(SMALLEST_STEP) {
             return None;
         }
-        let urgent = step.abs() > URGENT_RATIO.ln() && now >= self.urgent_not_before;
-        if urgent {
-            self.urgent_not_before = now + URGENT_PAUSE;
-        }
         let difficulty = Difficulty::new(wanted).ok()?;
+        let urgent = step.abs() > URGENT_RATIO.ln() && self.take_urgent(now);
         Some(Retarget { difficulty, urgent })
     }
 
     /// The hashrate that the shares speak for.
     pub fn hashrate(&self) -> Hashrate {
-        Hashrate::new(self.estimate() * HASHES_PER_DIFFICULTY).unwrap_or(Hashrate::ZERO)
+        Hashrate::new(self.belief.rate() * HASHES_PER_DIFFICULTY).unwrap_or(Hashrate::ZERO)
     }
 
-    fn estimate(&self) -> f64 {
-        self.count / self.exposure
+    fn take_urgent(&mut self, now: Instant) -> bool {
+        let restored = self.urgent_restored.max(now) + URGENT_PAUSE;
+        let available = restored <= now + URGENT_PAUSE * URGENT_AT_ONCE;
+        if available {
+            self.urgent_restored = restored;
+        }
+        available
     }
 
     fn measure(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.measured_until);
         let exposure = elapsed.as_secs_f64() / self.active;
-        self.exposure += exposure;
+        self.belief.exposure += exposure;
         self.silence += exposure;
         self.measured_until = self.measured_until.max(now);
     }
 
-    fn forget(&mut self) {
-        if self.count > MEMORY_SHARES {
-            let kept = MEMORY_SHARES / self.count;
+    /// Starts anew from the longest run of latest shares that cannot be of the miner that was there before it.
+    fn test_recent_shares(&mut self) {
+        let fastest = LARGEST_STEP * self.shares_per_second * self.active;
+        let stall = STALL_SECONDS / self.active;
+        let mut found = None;
+        for (length, contradiction) in RUNS {
+            let Some(exposure) = self.recent.exposure(length) else {
+                break;
+            };
+            let run = Belief {
+                count: shares(length),
+                exposure: exposure.max(shares(length) / fastest),
+            };
+            let rest = self.belief.without(run);
+            if run.differs_from(rest) <= contradiction {
+                continue;
+            }
+            // A run that is fast only because the link stalled before it is as slow as ever with that stall in it.
+            let gap = self
+                .recent
+                .gap_before(length)
+                .map_or(0.0, |gap| gap.min(stall));
+            let with_stall = Belief {
+                count: run.count + 1.0,
+                exposure: run.exposure + gap,
+            };
+            if run.rate() < rest.rate() || with_stall.differs_from(rest) > AGREEMENT {
+                found = Some((length, run));
+            }
+        }
+        if let Some((length, run)) = found {
+            self.belief = run.unbiased();
+            self.recent.keep(length);
+        }
+    }
+
+    /// A miner that comes back as it was before a silence is believed to be the same.
+    fn test_return(&mut self) {
+        let (Some(before), Some((count, exposure))) = (self.before_silence, self.recent.all())
+        else {
+            return;
+        };
+        let since = Belief { count, exposure };
+        if count < 2.0 {
+            return;
+        }
+        self.before_silence = None;
+        if since.differs_from(before) < AGREEMENT {
+            self.belief = before;
+            self.belief.forget(RESTORED_SHARES);
+            self.belief.count += count;
+            self.belief.exposure += exposure;
+        }
+    }
+
+    /// A silence that the believed miner would not make starts the belief anew: it eases from here on.
+    fn test_silence(&mut self) {
+        let silence = Belief {
+            count: 0.0,
+            exposure: self.silence,
+        };
+        let rest = self.belief.without(silence);
+        if let Some(before) = self.before_silence {
+            // It is the same silence, and has eased enough.
+            let easiest = before.rate() / DEEPEST_EASING;
+            self.belief.exposure = self.belief.exposure.min(self.belief.count / easiest);
+        }
+        if silence.differs_from(rest) > SILENCE_CONTRADICTION {
+            if rest.count > RESTORED_SHARES / 2.0 {
+                self.before_silence = Some(rest);
+            }
+            self.belief = Belief {
+                count: WEAK_SHARES,
+                exposure: self.silence,
+            };
+            self.recent.keep(0);
+        }
+    }
+}
+
+/// What is known of a rate: so many shares in so much exposure (seconds per difficulty).
+#[derive(Debug, Clone, Copy)]
+struct Belief {
+    count: f64,
+    exposure: f64,
+}
+
+impl Belief {
+    fn rate(self) -> f64 {
+        self.count / self.exposure
+    }
+
+    fn forget(&mut self, most: f64) {
+        if self.count > most {
+            let kept = most / self.count;
             self.count *= kept;
             self.exposure *= kept;
         }
     }
 
-    fn believe_recent_shares(&mut self) {
-        let mut exposure = SHORTEST_RUN_SECONDS / self.active;
-        let mut found = None;
-        for length in 1..=self.recorded.min(RECENT - 1) {
-            let slot = (self.newest + RECENT + 1 - length) % RECENT;
-            exposure += f64::from(self.recent[slot]);
-            if RUNS.contains(&length) {
-                #[allow(clippy::cast_precision_loss)]
-                let shares = length as f64;
-                if log_likelihood_ratio(shares, self.estimate() * exposure) > CONTRADICTION {
-                    found = Some((shares, exposure));
-                }
-            }
-        }
-        // The longest run that contradicts knows most.
-        if let Some((shares, exposure)) = found {
-            // A run ends with a share, so that one of them says nothing of the rate.
-            self.count = shares - 1.0;
-            self.exposure = exposure;
-            self.recorded = 0;
+    fn without(self, part: Self) -> Self {
+        Self {
+            count: (self.count - part.count).max(0.0),
+            exposure: (self.exposure - part.exposure).max(f64::MIN_POSITIVE),
         }
     }
 
-    fn believe_silence(&mut self) {
-        let expected = self.estimate() * self.silence;
-        if expected > SILENCE_CONTRADICTION {
-            self.count = NOMINAL_SHARES;
-            self.exposure = self.silence;
-            self.recorded = 0;
+    /// The logarithm of the likelihood ratio between two rates and one for these two.
+    fn differs_from(self, other: Self) -> f64 {
+        let term = |belief: Self| match belief.count {
+            0.0 => 0.0,
+            count => count * (count / belief.exposure).ln(),
+        };
+        let both = Self {
+            count: self.count + other.count,
+            exposure: self.exposure + other.exposure,
+        };
+        term(self) + term(other) - term(both)
+    }
+
+    /// A run was chosen because it ends with a share, so that half a share of it says nothing of the rate.
+    fn unbiased(self) -> Self {
+        Self {
+            count: self.count - 0.5,
+            ..self
         }
     }
 }
 
-/// How much better its own rate explains a count than the expected one does.
-fn log_likelihood_ratio(count: f64, expected: f64) -> f64 {
-    count * (count / expected.max(f64::MIN_POSITIVE)).ln() - (count - expected)
+/// The exposure before each of the latest shares. It grows with the shares, so that an idle channel holds none.
+#[derive(Debug, Clone, Default)]
+struct Recent(VecDeque<f32>);
+
+impl Recent {
+    fn push(&mut self, exposure: f64) {
+        if self.0.len() == RECENT {
+            self.0.pop_back();
+        }
+        #[allow(clippy::cast_possible_truncation)]
+        self.0.push_front(exposure as f32);
+    }
+
+    /// Of the latest so many shares together; none if there are fewer.
+    fn exposure(&self, length: usize) -> Option<f64> {
+        (self.0.len() >= length).then(|| self.0.iter().take(length).copied().map(f64::from).sum())
+    }
+
+    fn gap_before(&self, length: usize) -> Option<f64> {
+        self.0.get(length).copied().map(f64::from)
+    }
+
+    fn all(&self) -> Option<(f64, f64)> {
+        let exposure = self.exposure(self.0.len())?;
+        (!self.0.is_empty()).then(|| (shares(self.0.len()), exposure))
+    }
+
+    fn keep(&mut self, length: usize) {
+        self.0.truncate(length);
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn shares(length: usize) -> f64 {
+    length as f64
 }
 
 #[cfg(test)]
