@@ -8,10 +8,10 @@ UP := $(if $(NODE),--node '$(NODE)') $(if $(DATA),--data '$(DATA)') $(if $(THREA
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint fmt setup
+.PHONY: help up test lint fmt setup bench-vardiff
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make up takes NODE=http://user:pass@127.0.0.1:18443 for a real node instead of the embedded chain,'
 	@echo '  DATA=folder, THREADS=n and HASHRATE=hashes_per_second, and ends with Ctrl-C.'
@@ -34,6 +34,10 @@ lint: ## format, clippy without a warning, and the lock file
 fmt: ## format all code
 	@tools/setup lint
 	$(CARGO) fmt --all
+
+bench-vardiff: ## the difficulty controller beside SRI's, simulated; SEEDS=n, CASE=part of a case's name
+	@tools/setup build
+	@$(CARGO) run --quiet --release --locked --package bench-vardiff -- '$(or $(SEEDS),200)' '$(CASE)'
 
 setup: ## install what building, testing and linting need
 	@tools/setup build

@@ -1,6 +1,6 @@
 //! The socket side: the Noise handshake, and reading and writing of frames.
 
-use std::{cell::RefCell, io, time::Duration};
+use std::{cell::RefCell, io, ops::ControlFlow, time::Duration};
 
 use stratum_core::noise_sv2::{
     self, ELLSWIFT_ENCODING_SIZE, INITIATOR_EXPECTED_HANDSHAKE_MESSAGE_SIZE, Initiator,
@@ -66,6 +66,8 @@ pub struct Reader {
     opener: Opener,
     /// The beginning of a frame that is not all there; no memory otherwise.
     unfinished: Vec<u8>,
+    /// The caller stopped before the end of what was read, so that whole frames may be in `unfinished`.
+    stopped: bool,
 }
 
 /// The direction to the peer.
@@ -161,6 +163,7 @@ impl Connection {
                 stream: read_half,
                 opener: Opener::new(decryptor, options.largest_frame),
                 unfinished: Vec::new(),
+                stopped: false,
             },
             writer: Writer {
                 stream: write_half,
@@ -180,12 +183,23 @@ impl Reader {
         &mut self,
         mut on_frame: impl FnMut(Frame<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.read_until(|frame| on_frame(frame).map(ControlFlow::Continue))
+            .await
+    }
+
+    /// As [`read`](Self::read), but ends where `on_frame` says so; the frames behind that one come with the next call.
+    pub async fn read_until<E: From<Error>>(
+        &mut self,
+        mut on_frame: impl FnMut(Frame<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
+        if std::mem::take(&mut self.stopped) {
+            return READ_BUFFER.with_borrow_mut(|buffer| self.open(buffer, 0, &mut on_frame));
+        }
         loop {
             self.stream.readable().await.map_err(Error::from)?;
             let read = READ_BUFFER.with_borrow_mut(|buffer| self.read_into(buffer, &mut on_frame));
-            match read {
-                Some(result) => return result,
-                None => continue,
+            if let Some(result) = read {
+                return result;
             }
         }
     }
@@ -194,28 +208,44 @@ impl Reader {
     fn read_into<E: From<Error>>(
         &mut self,
         buffer: &mut Vec<u8>,
-        on_frame: &mut impl FnMut(Frame<'_>) -> Result<(), E>,
+        on_frame: &mut impl FnMut(Frame<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Option<Result<(), E>> {
         let kept = self.unfinished.len();
         if buffer.len() < kept + READ_SIZE {
             buffer.resize(kept + READ_SIZE, 0);
         }
-        let size = match self.stream.try_read(&mut buffer[kept..kept + READ_SIZE]) {
-            Ok(0) => return Some(Err(Error::Closed.into())),
-            Ok(size) => size,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(error) => return Some(Err(Error::from(error).into())),
-        };
+        match self.stream.try_read(&mut buffer[kept..kept + READ_SIZE]) {
+            Ok(0) => Some(Err(Error::Closed.into())),
+            Ok(size) => Some(self.open(buffer, size, on_frame)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(Err(Error::from(error).into())),
+        }
+    }
+
+    /// Opens what was kept and, behind it in the buffer, what was read.
+    fn open<E: From<Error>>(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        read: usize,
+        on_frame: &mut impl FnMut(Frame<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
+        let kept = self.unfinished.len();
+        if buffer.len() < kept + read {
+            buffer.resize(kept + read, 0);
+        }
         buffer[..kept].copy_from_slice(&self.unfinished);
-        let mut rest = &mut buffer[..kept + size];
+        let mut rest = &mut buffer[..kept + read];
         let result = loop {
             match self.opener.open(&mut rest) {
                 Ok(None) => break Ok(()),
-                Ok(Some(frame)) => {
-                    if let Err(error) = on_frame(frame) {
-                        break Err(error);
+                Ok(Some(frame)) => match on_frame(frame) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => {
+                        self.stopped = !rest.is_empty();
+                        break Ok(());
                     }
-                }
+                    Err(error) => break Err(error),
+                },
                 Err(error) => break Err(error.into()),
             }
         };
@@ -229,7 +259,7 @@ impl Reader {
         if buffer.len() > 4 * READ_SIZE {
             *buffer = Vec::new();
         }
-        Some(result)
+        result
     }
 }
 

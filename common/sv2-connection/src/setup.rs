@@ -1,6 +1,6 @@
 //! The client's part of the set-up that comes first on every SV2 connection (SV2 3.5).
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use stratum_core::{
     common_messages_sv2::{
@@ -52,33 +52,34 @@ pub async fn setup(
         .unwrap_or(Err(Error::SetupTimeout))
 }
 
+/// A server may go on speaking behind its answer; that is left for whoever reads next.
 async fn answer(connection: &mut Connection) -> Result<SetupConnectionSuccess, Error> {
     let mut answer = None;
-    while answer.is_none() {
-        connection
-            .reader
-            .read(|frame| {
-                let unexpected = Error::Unexpected {
-                    extension_type: frame.extension_type,
-                    message_type: frame.message_type,
-                };
-                let is_answer = matches!(
-                    frame.message_type,
-                    MESSAGE_TYPE_SETUP_CONNECTION_SUCCESS | MESSAGE_TYPE_SETUP_CONNECTION_ERROR
-                );
-                if answer.is_some() || frame.extension_type != 0 || !is_answer {
-                    return Err(unexpected);
+    loop {
+        let read = connection.reader.read_until(|frame| {
+            let unexpected = Error::Unexpected {
+                extension_type: frame.extension_type,
+                message_type: frame.message_type,
+            };
+            let is_answer = matches!(
+                frame.message_type,
+                MESSAGE_TYPE_SETUP_CONNECTION_SUCCESS | MESSAGE_TYPE_SETUP_CONNECTION_ERROR
+            );
+            if frame.extension_type != 0 || !is_answer {
+                return Err(unexpected);
+            }
+            match frame.common()? {
+                CommonMessages::SetupConnectionSuccess(success) => answer = Some(success),
+                CommonMessages::SetupConnectionError(refusal) => {
+                    return Err(Error::SetupRefused(refusal.error_code.as_utf8_or_hex()));
                 }
-                match frame.common()? {
-                    CommonMessages::SetupConnectionSuccess(success) => answer = Some(success),
-                    CommonMessages::SetupConnectionError(refusal) => {
-                        return Err(Error::SetupRefused(refusal.error_code.as_utf8_or_hex()));
-                    }
-                    _ => return Err(unexpected),
-                }
-                Ok(())
-            })
-            .await?;
+                _ => return Err(unexpected),
+            }
+            Ok(ControlFlow::Break(()))
+        });
+        read.await?;
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
     }
-    answer.ok_or(Error::SetupTimeout)
 }

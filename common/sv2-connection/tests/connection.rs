@@ -1,14 +1,19 @@
-#![allow(clippy::unwrap_used, reason = "a failed test should stop where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed test should stop where it fails"
+)]
 //! Connections over real sockets: what is sent arrives, and what is wrong ends with its own error.
 
 use std::time::Duration;
 
 use stratum_core::{
+    common_messages_sv2::SetupConnectionSuccess,
     mining_sv2::{SetTarget, SubmitSharesSuccess},
-    parsers_sv2::Mining,
+    parsers_sv2::{CommonMessages, Mining},
 };
 use sv2_connection::{
     Authority, AuthoritySecretKey, Connection, Error, FrameBuffer, Options, accept, connect,
+    mining_setup, setup,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -100,6 +105,30 @@ async fn messages_arrive_as_they_were_sent_in_both_directions() {
     }
     assert!(seen[0].contains("last_sequence_number=8"), "{seen:?}");
     assert!(seen[1].contains("SetTarget"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn what_a_server_says_right_behind_its_answer_is_not_lost() {
+    let (mut client, mut server) = pair(Options::default()).await;
+    let mut frames = FrameBuffer::new();
+    let success = SetupConnectionSuccess {
+        used_version: 2,
+        flags: 0,
+    };
+    frames
+        .push(CommonMessages::SetupConnectionSuccess(success))
+        .unwrap();
+    raw(&mut frames, &[1; 10]);
+    raw(&mut frames, &[2; 20]);
+    server.writer.write(&mut frames).await.unwrap();
+    let request = mining_setup(0, "host", 1, "test").unwrap();
+    let answer = setup(&mut client, request, Duration::from_secs(10))
+        .await
+        .unwrap();
+    assert_eq!(answer.used_version, 2);
+    let behind = read_frames(&mut client, 2).await;
+    assert_eq!(behind[0].3, [1; 10]);
+    assert_eq!(behind[1].3, [2; 20]);
 }
 
 #[tokio::test]

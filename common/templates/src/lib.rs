@@ -101,7 +101,7 @@ impl Templates {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A value of the configuration that cannot be.
-    #[error("template source: {key}: {problem}")]
+    #[error("{key}: {problem}")]
     Config {
         /// The key, as it stands in the file.
         key: &'static str,

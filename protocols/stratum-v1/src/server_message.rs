@@ -258,5 +258,5 @@ fn extranonce<'a>(
 ) -> Option<(ExtranonceBytes, usize)> {
     let extranonce1 = ExtranonceBytes::from_hex(elements.next()?.text()?)?;
     let size = usize::try_from(elements.next()?.integer()?).ok()?;
-    (extranonce1.len() + size <= 32).then_some((extranonce1, size))
+    (size <= 32_usize.saturating_sub(extranonce1.len())).then_some((extranonce1, size))
 }

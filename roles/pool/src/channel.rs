@@ -269,6 +269,7 @@ impl Channel {
             },
         });
         let target = *target;
+        let solved = solution.is_some();
         let counts = check_rules(job, share.claim)
             .and(if target.is_met_by(&hash) {
                 Ok(())
@@ -280,23 +281,31 @@ impl Channel {
                 self.vardiff.share_accepted(target.difficulty(), now);
                 target.work()
             });
+        if solved && counts.is_err_and(|rejection| rejection != Rejection::Stale) {
+            // So that the same block is not submitted again for the asking.
+            self.remember(&hash, current_prefix);
+        }
         Verdict { counts, solution }
     }
 
     fn count_once(&mut self, hash: &[u8; 32], current_prefix: bool) -> Result<(), Rejection> {
-        let seen = if current_prefix {
-            &mut self.seen
-        } else {
-            &mut self.seen_before
-        };
         // A client that stays on the old prefix for ever has had its time; memory stays bounded.
-        if !current_prefix && seen.len() >= 2 * Seen::CAPACITY {
+        if !current_prefix && self.seen_before.len() >= 2 * Seen::CAPACITY {
             return Err(Rejection::Stale);
         }
-        if seen.insert(hash) {
+        if self.remember(hash, current_prefix) {
             Ok(())
         } else {
             Err(Rejection::Duplicate)
+        }
+    }
+
+    /// False if the hash was known.
+    fn remember(&mut self, hash: &[u8; 32], current_prefix: bool) -> bool {
+        if current_prefix {
+            self.seen.insert(hash)
+        } else {
+            self.seen_before.insert(hash)
         }
     }
 

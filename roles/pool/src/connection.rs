@@ -5,8 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use service::listener::Accepted;
 use sv2_connection::{Authority, Connection, FrameBuffer, Options, accept};
 use templates::{Submission, Templates};
-use tokio::{sync::watch, time::sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep_until,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -15,6 +18,10 @@ use crate::{
     status::{BlockReport, Counters},
 };
 
+/// Blocks of one connection that may wait for the node at a time. More is possible only on test networks; there the
+/// connection is not read until the node has answered.
+const SUBMISSIONS: usize = 16;
+
 /// What all connections share; read-only but for counters.
 pub(crate) struct Shared {
     pub resources: Arc<Resources>,
@@ -22,6 +29,8 @@ pub(crate) struct Shared {
     pub authority: Authority,
     pub templates: Templates,
     pub counters: Arc<Counters>,
+    /// Blocks on their way to the node; they outlive the connection that found them.
+    pub submissions: TaskTracker,
 }
 
 /// Serves one client until it leaves, misbehaves, or the pool stops.
@@ -50,6 +59,7 @@ pub(crate) async fn serve(
                     work,
                     peer,
                     shared: Arc::clone(&shared),
+                    submissions: Arc::new(Semaphore::new(SUBMISSIONS)),
                 };
                 driver.run(connection, &shutdown).await
             }
@@ -71,6 +81,7 @@ struct Driver {
     work: watch::Receiver<Option<Arc<Work>>>,
     peer: SocketAddr,
     shared: Arc<Shared>,
+    submissions: Arc<Semaphore>,
 }
 
 impl Driver {
@@ -95,7 +106,7 @@ impl Driver {
                 }) => read,
                 () = sleep_until(deadline) => self.session.tick(Instant::now(), &mut self.out),
             };
-            self.submit_blocks();
+            self.submit_blocks().await;
             let flushed = self.session.flush(Instant::now(), &mut self.out);
             self.shared.counters.add(self.session.take_tally());
             // What there is to say is said even to a client that is about to be cut off.
@@ -118,10 +129,18 @@ impl Driver {
         }
     }
 
-    /// Before anything else is done with the shares of this turn.
-    fn submit_blocks(&mut self) {
+    /// Before anything else is done with the shares of this turn. Waits only where too many wait for the node already.
+    async fn submit_blocks(&mut self) {
         for found in self.session.take_found() {
-            tokio::spawn(submit_block(Arc::clone(&self.shared), found, self.peer));
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&self.submissions).acquire_owned().await else {
+                return;
+            };
+            let submission = submit_block(Arc::clone(&self.shared), found, self.peer);
+            self.shared.submissions.spawn(async move {
+                submission.await;
+                drop(permit);
+            });
         }
     }
 }

@@ -25,7 +25,7 @@ use service::listener::Listener;
 use sv2_connection::{Authority, AuthorityPublicKey};
 use templates::Templates;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
 pub use config::Config;
@@ -120,6 +120,7 @@ impl Pool {
             authority,
             templates,
             counters,
+            submissions: TaskTracker::new(),
         });
         let mut connections = JoinSet::new();
         loop {
@@ -147,6 +148,9 @@ impl Pool {
         }
         // Each connection sees the same token; what it has in hand takes one write at most.
         while connections.join_next().await.is_some() {}
+        // The source gives a node that is away a configured time; a block is worth waiting for.
+        shared.submissions.close();
+        shared.submissions.wait().await;
         info!("pool stopped");
         Ok(())
     }

@@ -364,7 +364,7 @@ fn hostile_line() -> impl Strategy<Value = Vec<u8>> {
         Just(json!(u32::MAX)),
         "[0-9a-f]{0,80}".prop_map(Value::from),
         ".{0,20}".prop_map(Value::from),
-        Just(json!([[], "00", u32::MAX])),
+        Just(json!([[], "00", u64::MAX])),
         Just(json!([[], "00112233", 0])),
         Just(json!([21, "stale", null])),
         Just(json!({"version-rolling": true, "version-rolling.mask": "ffffffff"})),
@@ -396,7 +396,7 @@ fn hostile_line() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn an_extranonce_beyond_all_bounds_is_refused() {
-    for size in [33, u64::from(u32::MAX)] {
+    for size in [33, u64::from(u32::MAX), u64::MAX] {
         let mut talk = Conversation::mining(true);
         let (_, event) = talk
             .say(&json!({"id": null, "method": "mining.set_extranonce", "params": ["cafe", size]}));
