@@ -30,19 +30,19 @@ const WEAK_SHARES: f64 = 1.0;
 /// The lengths of the runs of latest shares that are tested, each with the log-likelihood ratio that it takes. A short run
 /// says little of the rate, so that acting on one by mistake costs more.
 const RUNS: [(usize, f64); 6] = [
-    (3, 9.0),
-    (5, 8.5),
-    (9, 8.0),
-    (16, 7.5),
-    (31, 7.0),
-    (60, 7.0),
+    (3, 11.0),
+    (5, 10.5),
+    (9, 10.0),
+    (16, 9.0),
+    (31, 8.5),
+    (60, 8.0),
 ];
 
 /// Shares whose exposure is remembered: the longest run, and the one before it.
 const RECENT: usize = 61;
 
 /// The log-likelihood ratio at which a silence means that the miner has changed or gone.
-const SILENCE_CONTRADICTION: f64 = 9.0;
+const SILENCE_CONTRADICTION: f64 = 12.0;
 
 /// Below this ratio two beliefs can be of the same miner.
 const AGREEMENT: f64 = 2.0;
@@ -68,7 +68,7 @@ const DEEPEST_EASING: f64 = 1e7;
 const STALL_SECONDS: f64 = 30.0;
 
 /// The smallest relative change that is worth telling a miner, as a natural logarithm.
-const SMALLEST_STEP: f64 = 0.14;
+const SMALLEST_STEP: f64 = 0.15;
 
 /// The part of the estimate's own uncertainty that it may be away before the difficulty follows.
 const HYSTERESIS: f64 = 1.0;
@@ -218,20 +218,26 @@ impl Vardiff {
 
     /// A miner that comes back as it was before a silence is believed to be the same.
     fn test_return(&mut self) {
-        let (Some(before), Some((count, exposure))) = (self.before_silence, self.recent.all())
-        else {
+        // The share that ended the silence says nothing of the rate; the two behind it do.
+        const LENGTH: usize = 2;
+        let (Some(before), Some(exposure), true) = (
+            self.before_silence,
+            self.recent.exposure(LENGTH),
+            self.recent.len() > LENGTH,
+        ) else {
             return;
         };
-        let since = Belief { count, exposure };
-        if count < 2.0 {
-            return;
-        }
         self.before_silence = None;
+        let since = Belief {
+            count: shares(LENGTH),
+            exposure,
+        };
         if since.differs_from(before) < AGREEMENT {
             self.belief = before;
             self.belief.forget(RESTORED_SHARES);
-            self.belief.count += count;
-            self.belief.exposure += exposure;
+            self.belief.count += since.count;
+            self.belief.exposure += since.exposure;
+            self.recent.keep(LENGTH);
         }
     }
 
@@ -241,12 +247,15 @@ impl Vardiff {
             count: 0.0,
             exposure: self.silence,
         };
-        let rest = self.belief.without(silence);
-        if let Some(before) = self.before_silence {
-            // It is the same silence, and has eased enough.
-            let easiest = before.rate() / DEEPEST_EASING;
-            self.belief.exposure = self.belief.exposure.min(self.belief.count / easiest);
+        if self.belief.count <= WEAK_SHARES {
+            // It is easing already; as far as makes sense, where it is known what was there.
+            if let Some(before) = self.before_silence {
+                let most = self.belief.count * DEEPEST_EASING / before.rate();
+                self.belief.exposure = self.belief.exposure.min(most);
+            }
+            return;
         }
+        let rest = self.belief.without(silence);
         if silence.differs_from(rest) > SILENCE_CONTRADICTION {
             if rest.count > RESTORED_SHARES / 2.0 {
                 self.before_silence = Some(rest);
@@ -331,9 +340,8 @@ impl Recent {
         self.0.get(length).copied().map(f64::from)
     }
 
-    fn all(&self) -> Option<(f64, f64)> {
-        let exposure = self.exposure(self.0.len())?;
-        (!self.0.is_empty()).then(|| (shares(self.0.len()), exposure))
+    fn len(&self) -> usize {
+        self.0.len()
     }
 
     fn keep(&mut self, length: usize) {
