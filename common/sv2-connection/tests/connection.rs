@@ -1,8 +1,9 @@
+//! Connections over real sockets: what is sent arrives, and what is wrong ends with its own error.
+
 #![allow(
     clippy::unwrap_used,
     reason = "a failed test should stop where it fails"
 )]
-//! Connections over real sockets: what is sent arrives, and what is wrong ends with its own error.
 
 use std::time::Duration;
 

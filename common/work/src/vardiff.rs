@@ -61,6 +61,9 @@ const URGENT_AT_ONCE: u32 = 3;
 /// time between them, and say less than that.
 const LARGEST_STEP: f64 = 1000.0;
 
+/// Shares that come within so long may come in one read, with no time between them.
+const READ_SECONDS: f64 = 0.05;
+
 /// How much easier than before a silence the difficulty gets in it: beyond, nobody is there to find it too hard.
 const DEEPEST_EASING: f64 = 1e7;
 
@@ -118,6 +121,20 @@ impl Vardiff {
             measured_until: now,
             urgent_restored: now,
         }
+    }
+
+    /// The miner says what it does. That is believed only while its shares have said next to nothing: what they say is
+    /// known better here, and a miner that pauses must not talk away what was known before.
+    pub fn stated(&mut self, nominal: Hashrate) {
+        let rate = nominal.value() / HASHES_PER_DIFFICULTY;
+        if rate > 0.0 && self.belief.count <= WEAK_SHARES && self.before_silence.is_none() {
+            self.belief.exposure = self.belief.count / rate;
+        }
+    }
+
+    /// There was no work until now, so that the time before says nothing of the miner.
+    pub fn work_begins(&mut self, now: Instant) {
+        self.measured_until = self.measured_until.max(now);
     }
 
     /// The miner works at this difficulty from now on.
@@ -228,9 +245,12 @@ impl Vardiff {
             return;
         };
         self.before_silence = None;
+        // Where they were to be expected within one read, that they came in one read says no more.
+        let count = shares(LENGTH);
+        let read = (count / before.rate()).min(READ_SECONDS / self.active);
         let since = Belief {
-            count: shares(LENGTH),
-            exposure,
+            count,
+            exposure: exposure.max(read),
         };
         if since.differs_from(before) < AGREEMENT {
             self.belief = before;
@@ -431,6 +451,38 @@ mod tests {
         let right = present;
         mine(&mut vardiff, &mut present, &mut now, hashrate.value(), 120);
         assert_eq!(present, right);
+    }
+
+    #[test]
+    fn a_statement_does_not_outweigh_shares() {
+        let hashrate = Hashrate::new(1e14).unwrap();
+        let mut now = Instant::now();
+        let mut vardiff = Vardiff::new(RATE, Hashrate::ZERO, now);
+        vardiff.stated(hashrate);
+        assert!((vardiff.hashrate().value() / 1e14 - 1.0).abs() < 1e-9);
+        let mut present = hashrate.difficulty_for(RATE).unwrap();
+        vardiff.job_sent(present, now);
+        mine(&mut vardiff, &mut present, &mut now, 1e14, 30);
+        let known = vardiff.hashrate();
+        vardiff.stated(Hashrate::new(1e10).unwrap());
+        assert_eq!(vardiff.hashrate(), known);
+    }
+
+    #[test]
+    fn a_miner_that_pauses_comes_back_at_its_difficulty() {
+        let hashrate = Hashrate::new(1e14).unwrap();
+        let mut now = Instant::now();
+        let mut vardiff = Vardiff::new(RATE, hashrate, now);
+        let mut present = hashrate.difficulty_for(RATE).unwrap();
+        let right = present;
+        vardiff.job_sent(present, now);
+        mine(&mut vardiff, &mut present, &mut now, 1e14, 120);
+        mine(&mut vardiff, &mut present, &mut now, 0.0, 10);
+        assert!(present < right, "it eased");
+        vardiff.stated(Hashrate::new(1e11).unwrap());
+        mine(&mut vardiff, &mut present, &mut now, 1e14, 1);
+        let ratio = present.value() / right.value();
+        assert!((0.75..1.34).contains(&ratio), "{ratio}");
     }
 
     #[test]

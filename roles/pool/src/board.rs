@@ -40,6 +40,10 @@ impl Work {
         (self.template.prev_hash, self.template.nbits)
     }
 
+    pub(crate) fn prev_hash(&self) -> [u8; 32] {
+        self.template.prev_hash
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.id
     }
@@ -119,6 +123,21 @@ impl Work {
     }
 }
 
+/// On one tip the time only grows: strict clients refuse a job that may start before the one they have.
+fn not_before(template: Arc<Template>, last: Option<&Work>) -> Arc<Template> {
+    match last {
+        Some(last)
+            if last.prev_hash() == template.prev_hash && last.template.ntime > template.ntime =>
+        {
+            Arc::new(Template {
+                ntime: last.template.ntime,
+                ..Template::clone(&template)
+            })
+        }
+        _ => template,
+    }
+}
+
 /// The group channel for a size of extranonce is the same on every connection, so that its frames can be shared.
 pub(crate) fn group_id(extranonce_size: usize) -> u32 {
     // At most 32.
@@ -163,11 +182,7 @@ impl Board {
 
     /// Ends when there can be no more work, with the reason where that is the operator's to mend.
     pub(crate) async fn ended(&mut self) -> Result<(), Error> {
-        match (&mut self.task).await {
-            Ok(result) => result,
-            // It does not panic, and nobody aborts it.
-            Err(_) => Ok(()),
-        }
+        (&mut self.task).await.unwrap_or(Err(Error::NoMoreWork))
     }
 }
 
@@ -206,6 +221,7 @@ fn publish_one(
     recipe: &Arc<Recipe>,
     publish: &watch::Sender<Option<Arc<Work>>>,
 ) {
+    let template = not_before(template, publish.borrow().as_deref());
     let height = template.height();
     let transactions = template.body.transaction_count();
     match Work::new(id, template, recipe) {

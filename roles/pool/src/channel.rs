@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Jobs on one tip whose shares still count. Templates come about twice a minute.
-const JOBS_KEPT: usize = 16;
+const JOBS_KEPT: usize = 64;
 
 /// How far a share's time may be ahead of its job's: what the network tolerates, in seconds.
 const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
@@ -156,14 +156,19 @@ impl Channel {
 
     /// Notes that the client got this job. On a new tip the jobs before it are void.
     pub(crate) fn job_sent(&mut self, id: u32, job: Arc<Job>, now: Instant) {
-        let same_tip = |old: &ChannelJob| {
-            old.job.template.prev_hash == job.template.prev_hash
-                && old.job.template.nbits == job.template.nbits
-        };
-        if !self.jobs.back().is_some_and(same_tip) {
-            self.jobs = VecDeque::new();
-            self.seen.clear();
-            self.seen_before.clear();
+        match self.jobs.back() {
+            None => self.vardiff.work_begins(now),
+            Some(last) => {
+                let last = &last.job.template;
+                let same_block = last.prev_hash == job.template.prev_hash;
+                if !same_block || last.nbits != job.template.nbits {
+                    self.jobs = VecDeque::new();
+                }
+                if !same_block {
+                    self.seen.clear();
+                    self.seen_before.clear();
+                }
+            }
         }
         if self.jobs.len() == JOBS_KEPT {
             self.jobs.pop_front();
@@ -177,23 +182,10 @@ impl Channel {
         });
     }
 
-    /// What the client asks for by `UpdateChannel`.
-    pub(crate) fn update(
-        &mut self,
-        nominal: Hashrate,
-        max_target: Target,
-        shares_per_minute: f64,
-        now: Instant,
-    ) {
+    /// What the client says by `UpdateChannel`.
+    pub(crate) fn update(&mut self, nominal: Hashrate, max_target: Target) {
         self.max_target = max_target;
-        // A statement that agrees with what the shares say adds nothing; one that does not starts the estimate anew.
-        let measured = self.vardiff.hashrate().value();
-        let ratio = nominal.value() / measured;
-        if nominal > Hashrate::ZERO && !(0.5..2.0).contains(&ratio) {
-            let active = self.jobs.back().map_or(self.target, |job| job.target);
-            self.vardiff = Vardiff::new(shares_per_minute, nominal, now);
-            self.vardiff.job_sent(active.difficulty(), now);
-        }
+        self.vardiff.stated(nominal);
     }
 
     /// Sets the target of jobs to come; false if it is what it was.
@@ -205,6 +197,9 @@ impl Channel {
 
     /// What the difficulty controller wants, and whether at once.
     pub(crate) fn retarget(&mut self, now: Instant) -> Option<work::Retarget> {
+        if self.jobs.is_empty() {
+            return None;
+        }
         self.vardiff.retarget(self.target.difficulty(), now)
     }
 
@@ -316,7 +311,7 @@ impl Channel {
 
 fn check_rules(job: &Job, claim: Claim) -> Result<(), Rejection> {
     let template = &job.template;
-    if claim.ntime < template.min_ntime
+    if claim.ntime < template.ntime
         || claim.ntime > template.ntime.saturating_add(MAX_FUTURE_SECONDS)
     {
         return Err(Rejection::InvalidTime);

@@ -1,6 +1,6 @@
 //! One task per connection: it drives one session, and owns all its state.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
 use service::listener::Accepted;
 use sv2_connection::{Authority, Connection, FrameBuffer, Options, accept};
@@ -60,6 +60,7 @@ pub(crate) async fn serve(
                     peer,
                     shared: Arc::clone(&shared),
                     submissions: Arc::new(Semaphore::new(SUBMISSIONS)),
+                    surplus: VecDeque::new(),
                 };
                 driver.run(connection, &shutdown).await
             }
@@ -82,6 +83,8 @@ struct Driver {
     peer: SocketAddr,
     shared: Arc<Shared>,
     submissions: Arc<Semaphore>,
+    /// Blocks that wait for one under way to be answered; while there are any, nothing is read.
+    surplus: VecDeque<Found>,
 }
 
 impl Driver {
@@ -100,13 +103,17 @@ impl Driver {
             let turn = tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 Ok(()) = self.work.changed() => self.take_work(),
+                Ok(permit) = Arc::clone(&self.submissions).acquire_owned(), if !self.surplus.is_empty() => {
+                    drop(permit);
+                    Ok(())
+                }
                 read = reader.read(|frame| {
                     let now = Instant::now();
                     self.session.handle(frame, now, &mut self.out)
-                }) => read,
+                }), if self.surplus.is_empty() => read,
                 () = sleep_until(deadline) => self.session.tick(Instant::now(), &mut self.out),
             };
-            self.submit_blocks().await;
+            self.submit_blocks();
             let flushed = self.session.flush(Instant::now(), &mut self.out);
             self.shared.counters.add(self.session.take_tally());
             // What there is to say is said even to a client that is about to be cut off.
@@ -115,7 +122,13 @@ impl Driver {
                 break Err(fault);
             }
         };
-        self.shared.counters.channels_closed(self.session.close());
+        for found in self.surplus.drain(..) {
+            let submission = submit_block(Arc::clone(&self.shared), found, self.peer);
+            self.shared.submissions.spawn(submission);
+        }
+        self.shared
+            .counters
+            .channels_closed(self.session.channel_count());
         result
     }
 
@@ -129,11 +142,14 @@ impl Driver {
         }
     }
 
-    /// Before anything else is done with the shares of this turn. Waits only where too many wait for the node already.
-    async fn submit_blocks(&mut self) {
-        for found in self.session.take_found() {
-            // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&self.submissions).acquire_owned().await else {
+    /// Before anything else is done with the shares of this turn.
+    fn submit_blocks(&mut self) {
+        self.surplus.extend(self.session.take_found());
+        while !self.surplus.is_empty() {
+            let Ok(permit) = Arc::clone(&self.submissions).try_acquire_owned() else {
+                return;
+            };
+            let Some(found) = self.surplus.pop_front() else {
                 return;
             };
             let submission = submit_block(Arc::clone(&self.shared), found, self.peer);

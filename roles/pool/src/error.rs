@@ -32,7 +32,7 @@ pub enum Error {
     #[error("authority_secret_key: {0}")]
     AuthorityKey(#[from] KeyError),
     /// The data directory cannot be used.
-    #[error("data directory {}: {source}", .path.display())]
+    #[error("cannot use {}: {source}; make it writable for this user, or set data_dir to another directory", .path.display())]
     DataDir {
         /// The file or directory.
         path: PathBuf,
@@ -42,6 +42,9 @@ pub enum Error {
     /// The listening socket.
     #[error(transparent)]
     Listen(#[from] service::listener::Error),
+    /// Ours: the task that makes jobs has ended.
+    #[error("no more jobs can be made; this is a fault of the pool, please report it with its log")]
+    NoMoreWork,
     /// The template source cannot be used as configured.
     #[error("template source: {0}")]
     Templates(#[from] templates::Error),

@@ -110,6 +110,8 @@ impl Pool {
         let _stop_source_last = templates_stop.drop_guard();
         info!(address = %listener.local_addr(), authority_public_key = %authority.public(), "pool listens");
 
+        let connections_stop = shutdown.child_token();
+        let mut result = Ok(());
         let mut board = Board::start(&config, &templates, shutdown.clone())?;
         let shared = Arc::new(Shared {
             resources: Arc::new(Resources {
@@ -127,7 +129,7 @@ impl Pool {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 ended = board.ended() => {
-                    ended?;
+                    result = ended;
                     break;
                 }
                 accepted = listener.accept() => {
@@ -135,7 +137,7 @@ impl Pool {
                         accepted,
                         Arc::clone(&shared),
                         board.subscribe(),
-                        shutdown.child_token(),
+                        connections_stop.clone(),
                     );
                     connections.spawn(task);
                 }
@@ -146,12 +148,14 @@ impl Pool {
                 }
             }
         }
-        // Each connection sees the same token; what it has in hand takes one write at most.
+        // So that clients that come back now are refused, and go elsewhere.
+        drop(listener);
+        connections_stop.cancel();
         while connections.join_next().await.is_some() {}
         // The source gives a node that is away a configured time; a block is worth waiting for.
         shared.submissions.close();
         shared.submissions.wait().await;
         info!("pool stopped");
-        Ok(())
+        result
     }
 }

@@ -1,28 +1,32 @@
 //! The mining protocol with one client, from its set-up on (SV2 5).
 
+mod supply;
+
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use stratum_core::{
-    binary_sv2::{Seq064K, Sv2Option},
+    binary_sv2::Seq064K,
     extensions_sv2::{self, RequestExtensionsError},
     mining_sv2::{
-        self, CloseChannel, NewMiningJob, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
-        OpenStandardMiningChannelSuccess, SetCustomMiningJobError, SetExtranoncePrefix, SetTarget,
-        SubmitSharesError, SubmitSharesSuccess, UpdateChannel, UpdateChannelError,
+        self, CloseChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
+        OpenStandardMiningChannelSuccess, SetCustomMiningJobError, SubmitSharesError,
+        SubmitSharesSuccess, UpdateChannel, UpdateChannelError,
     },
     parsers_sv2::{Extensions, ExtensionsNegotiation, Mining as Message},
 };
 use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
-use work::{Clamp, Hashrate, Target};
+use work::{Hashrate, Target};
 
+use self::supply::announce_to_channel;
 use crate::{
-    board::{FIRST_CHANNEL_ID, OWN_JOB_BIT, USUAL_EXTRANONCE, Work, group_id},
+    board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE, Work, group_id},
     channel::{Channel, Kind, Opening, Share},
     extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
-    job::{Claim, Job},
+    job::Claim,
     session::{Fault, Found, Resources, Tally},
     shares::Rejection,
 };
@@ -30,6 +34,7 @@ use crate::{
 /// How often difficulties are looked at where no shares come.
 const TICK: Duration = Duration::from_secs(5);
 
+/// A session after its set-up.
 #[derive(Debug)]
 pub(crate) struct Mining {
     resources: Arc<Resources>,
@@ -40,6 +45,8 @@ pub(crate) struct Mining {
     channels: Vec<Channel>,
     next_channel_id: u32,
     own_jobs: u32,
+    /// Tips that were worked on before this one.
+    past_tips: VecDeque<[u8; 32]>,
     next_tick: Instant,
     /// Channels with shares to acknowledge.
     touched: Vec<u32>,
@@ -61,6 +68,7 @@ impl Mining {
             channels: Vec::new(),
             next_channel_id: FIRST_CHANNEL_ID,
             own_jobs: 0,
+            past_tips: VecDeque::new(),
             next_tick: now + TICK,
             touched: Vec::new(),
             found: Vec::new(),
@@ -88,7 +96,8 @@ impl Mining {
             extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION => {
                 return answer_extensions(frame, out);
             }
-            _ => return Err(unexpected),
+            // SV2 3.4.1: what belongs to an unknown extension is ignored.
+            _ => return Ok(()),
         }
         match frame.mining()? {
             Message::SubmitSharesExtended(m) => {
@@ -153,7 +162,7 @@ impl Mining {
                 )?;
             }
             Message::UpdateChannel(m) => self.update(&m, now, out)?,
-            Message::CloseChannel(m) => self.close(&m),
+            Message::CloseChannel(m) => self.close(&m, out)?,
             Message::SetCustomMiningJob(m) => {
                 let code = mining_sv2::ERROR_CODE_SET_CUSTOM_MINING_JOB_JD_NOT_SUPPORTED;
                 out.push(Message::SetCustomMiningJobError(SetCustomMiningJobError {
@@ -178,9 +187,12 @@ impl Mining {
         if self.channels.is_empty() || old.as_ref().is_some_and(|old| old.id() == work.id()) {
             return Ok(());
         }
-        let new_tip = old.is_none_or(|old| old.tip() != work.tip());
+        let new_tip = old.as_ref().is_none_or(|old| old.tip() != work.tip());
         if new_tip {
             self.follow_network_target(&work, out)?;
+        }
+        if let Some(old) = old {
+            self.leave_tip(old.prev_hash(), work.prev_hash(), out)?;
         }
         let mut told = Vec::new();
         for channel in &mut self.channels {
@@ -205,20 +217,11 @@ impl Mining {
     }
 
     pub(crate) fn flush(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
-        let touched = std::mem::take(&mut self.touched);
-        for channel_id in &touched {
-            let Some(at) = self.position(*channel_id) else {
-                continue;
-            };
-            let unacknowledged = &mut self.channels[at].unacknowledged;
-            let (new_submits_accepted_count, new_shares_sum) = unacknowledged.take();
-            out.push(Message::SubmitSharesSuccess(SubmitSharesSuccess {
-                channel_id: *channel_id,
-                last_sequence_number: unacknowledged.last_sequence_number,
-                new_submits_accepted_count,
-                new_shares_sum,
-            }))?;
-            self.retarget(at, now, out)?;
+        for channel_id in std::mem::take(&mut self.touched) {
+            if let Some(at) = self.position(channel_id) {
+                acknowledge(&mut self.channels[at], out)?;
+                self.retarget(at, now, out)?;
+            }
         }
         Ok(())
     }
@@ -385,14 +388,13 @@ impl Mining {
     ) -> Result<(), Fault> {
         let nominal = Hashrate::new(request.nominal_hash_rate.into());
         let max_target = Target::from_le_bytes(request.maximum_target.to_array());
-        let shares_per_minute = self.resources.settings.shares_per_minute;
         let refusal = match (self.position(request.channel_id), nominal, max_target) {
             (None, ..) => mining_sv2::ERROR_CODE_UPDATE_CHANNEL_INVALID_CHANNEL_ID,
             (_, Err(_), _) => mining_sv2::ERROR_CODE_UPDATE_CHANNEL_INVALID_NOMINAL_HASHRATE,
             (.., Err(_)) => mining_sv2::ERROR_CODE_UPDATE_CHANNEL_MAX_TARGET_OUT_OF_RANGE,
             (Some(at), Ok(nominal), Ok(max_target)) => {
                 let channel = &mut self.channels[at];
-                channel.update(nominal, max_target, shares_per_minute, now);
+                channel.update(nominal, max_target);
                 self.retarget(at, now, out)?;
                 // The limit holds even where the controller is content.
                 let clamped = self.clamp(max_target).apply(self.channels[at].target());
@@ -407,117 +409,23 @@ impl Mining {
         Ok(())
     }
 
-    fn close(&mut self, request: &CloseChannel<'_>) {
-        let before = self.channels.len();
+    fn close(
+        &mut self,
+        request: &CloseChannel<'_>,
+        out: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
         let group = (!self.standard_jobs).then_some(request.channel_id);
-        self.channels.retain(|channel| {
-            channel.id != request.channel_id && Some(group_id(channel.extranonce_size)) != group
-        });
+        let closes = |channel: &Channel| {
+            channel.id == request.channel_id || Some(group_id(channel.extranonce_size)) == group
+        };
+        let before = self.channels.len();
+        // What was accepted is acknowledged to the last.
+        for channel in self.channels.iter_mut().filter(|channel| closes(channel)) {
+            acknowledge(channel, out)?;
+        }
+        self.channels.retain(|channel| !closes(channel));
         self.tally.channels_closed += (before - self.channels.len()) as u64;
-    }
-
-    fn retarget_all(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
-        (0..self.channels.len()).try_for_each(|at| self.retarget(at, now, out))
-    }
-
-    fn retarget(&mut self, at: usize, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
-        let channel = &mut self.channels[at];
-        let mut early_job = false;
-        if channel.needs_new_prefix() {
-            channel.set_prefix(self.resources.prefixes.allocate());
-            out.push(Message::SetExtranoncePrefix(SetExtranoncePrefix {
-                channel_id: channel.id,
-                extranonce_prefix: channel
-                    .extranonce_prefix()
-                    .as_slice()
-                    .try_into()
-                    .map_err(MalformedMessage::Fields)?,
-            }))?;
-            early_job = true;
-        }
-        if let Some(retarget) = channel.retarget(now) {
-            let max_target = channel.max_target();
-            let target = self.clamp(max_target).apply(retarget.difficulty.target());
-            early_job |= self.set_target(at, target, out)? && retarget.urgent;
-        }
-        if let (true, Some(work)) = (early_job, self.work.clone()) {
-            self.own_jobs = (self.own_jobs + 1) % OWN_JOB_BIT;
-            self.send_job(at, &work, self.own_jobs | OWN_JOB_BIT, false, now, out)?;
-        }
         Ok(())
-    }
-
-    /// The one place where a channel's target changes after its opening. Checks the client's limit once more.
-    fn set_target(
-        &mut self,
-        at: usize,
-        target: Target,
-        out: &mut FrameBuffer,
-    ) -> Result<bool, MalformedMessage> {
-        let channel = &mut self.channels[at];
-        let target = target.min(channel.max_target());
-        if !channel.set_target(target) {
-            return Ok(false);
-        }
-        out.push(Message::SetTarget(SetTarget {
-            channel_id: channel.id,
-            maximum_target: (&target.to_le_bytes()).into(),
-        }))?;
-        Ok(true)
-    }
-
-    /// A new tip can have another network target, which bounds what channels have.
-    fn follow_network_target(
-        &mut self,
-        work: &Work,
-        out: &mut FrameBuffer,
-    ) -> Result<(), MalformedMessage> {
-        for at in 0..self.channels.len() {
-            let clamp = Clamp {
-                network: work.network_target(),
-                max_target: self.channels[at].max_target(),
-                pool_minimum: self.resources.settings.pool_minimum,
-            };
-            let target = clamp.apply(self.channels[at].target());
-            self.set_target(at, target, out)?;
-        }
-        Ok(())
-    }
-
-    fn send_job(
-        &mut self,
-        at: usize,
-        work: &Work,
-        job_id: u32,
-        new_tip: bool,
-        now: Instant,
-        out: &mut FrameBuffer,
-    ) -> Result<(), MalformedMessage> {
-        let channel = &mut self.channels[at];
-        let job = work.job(channel.extranonce_size);
-        announce_to_channel(channel, &job, job_id, new_tip, out)?;
-        channel.job_sent(job_id, job, now);
-        Ok(())
-    }
-
-    fn clamp(&self, max_target: Target) -> Clamp {
-        Clamp {
-            network: self
-                .work
-                .as_ref()
-                .map_or(Target::MIN, |work| work.network_target()),
-            max_target,
-            pool_minimum: self.resources.settings.pool_minimum,
-        }
-    }
-
-    /// Whether a job of this number was sent to somebody on this connection, at some time.
-    fn is_past(&self, job_id: u32) -> bool {
-        if job_id & OWN_JOB_BIT != 0 {
-            job_id & !OWN_JOB_BIT <= self.own_jobs
-        } else {
-            self.work.as_ref().is_some_and(|work| job_id <= work.id())
-        }
     }
 
     fn position(&self, channel_id: u32) -> Option<usize> {
@@ -531,29 +439,17 @@ impl Mining {
     }
 }
 
-/// Sends a job to one channel, in the form that its kind takes.
-fn announce_to_channel(
-    channel: &Channel,
-    job: &Job,
-    job_id: u32,
-    new_tip: bool,
-    out: &mut FrameBuffer,
-) -> Result<(), MalformedMessage> {
-    if channel.kind == Kind::Extended {
-        return job.announce(channel.id, job_id, new_tip, out);
+fn acknowledge(channel: &mut Channel, out: &mut FrameBuffer) -> Result<(), MalformedMessage> {
+    if channel.unacknowledged.count == 0 {
+        return Ok(());
     }
-    let merkle_root = channel.merkle_root(job);
-    out.push(Message::NewMiningJob(NewMiningJob {
+    let (new_submits_accepted_count, new_shares_sum) = channel.unacknowledged.take();
+    out.push(Message::SubmitSharesSuccess(SubmitSharesSuccess {
         channel_id: channel.id,
-        job_id,
-        min_ntime: Sv2Option::new((!new_tip).then_some(job.template.ntime)),
-        version: job.template.version,
-        merkle_root: (&merkle_root).into(),
-    }))?;
-    if new_tip {
-        job.announce_tip(channel.id, job_id, out)?;
-    }
-    Ok(())
+        last_sequence_number: channel.unacknowledged.last_sequence_number,
+        new_submits_accepted_count,
+        new_shares_sum,
+    }))
 }
 
 /// No extension is spoken yet, and none is required.

@@ -3,7 +3,10 @@
 use std::str::FromStr;
 
 use bitcoin::{Address, Network, ScriptBuf, address::NetworkUnchecked};
-use miniscript::{Descriptor, descriptor::DefiniteDescriptorKey};
+use miniscript::{
+    Descriptor,
+    descriptor::{DefiniteDescriptorKey, checksum::desc_checksum},
+};
 
 use crate::Error;
 
@@ -22,11 +25,13 @@ pub(crate) fn parse(text: &str) -> Result<Payout, Error> {
             "set the address or output descriptor that blocks are to pay".to_owned(),
         ));
     }
-    if let Some(inner) = text
-        .strip_prefix("addr(")
-        .and_then(|rest| rest.split(')').next())
-    {
-        return address(inner);
+    if let Some(inner) = text.strip_prefix("addr(") {
+        let (inner, checksum) = inner.split_once(')').unwrap_or((inner, ""));
+        let right = desc_checksum(&format!("addr({inner})")).ok();
+        if checksum.is_empty() || checksum.strip_prefix('#') == right.as_deref() {
+            return address(inner);
+        }
+        return Err(wrong("the descriptor's checksum does not match".to_owned()));
     }
     if text.contains('(') {
         return Descriptor::from_str(text)
@@ -84,7 +89,7 @@ mod tests {
         assert!(script.is_p2wpkh());
         let error = payout.script(Network::Bitcoin).unwrap_err();
         assert!(error.to_string().contains("bitcoin"), "{error}");
-        let wrapped = parse(&format!("addr({REGTEST})#anything")).unwrap();
+        let wrapped = parse(&format!("addr({REGTEST})")).unwrap();
         assert_eq!(wrapped.script(Network::Regtest).unwrap(), script);
     }
 
@@ -100,7 +105,8 @@ mod tests {
     #[test]
     fn what_pays_nobody_is_refused_with_a_reason() {
         let ranged = "wpkh(xpub6CUGRUonZSQ4TWtTMmzXdrXDtypWKiKrhko4egpiMZbpiaQL2jkwSB1icqYh2cfDfVxdx4df189oLKnC5fSwqPfgyP3hooxujYzAu3fDVmz/*)";
-        for bad in ["", "bcrt1qnonsense", "wpkh(nothing)", ranged] {
+        let unchecked = format!("addr({REGTEST})#qqqqqqqq");
+        for bad in ["", &unchecked, "bcrt1qnonsense", "wpkh(nothing)", ranged] {
             let error = parse(bad).unwrap_err().to_string();
             assert!(error.starts_with("payout: "), "{bad}: {error}");
         }

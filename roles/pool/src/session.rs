@@ -28,69 +28,6 @@ const VERSION: u16 = 2;
 const REQUIRES_STANDARD_JOBS: u32 = 1;
 const REQUIRES_VERSION_ROLLING: u32 = 1 << 2;
 
-/// What a session may use, shared by all of them and read-only.
-#[derive(Debug)]
-pub(crate) struct Resources {
-    pub settings: Settings,
-    pub prefixes: Prefixes,
-}
-
-/// The parts of the configuration that a session asks for.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub shares_per_minute: f64,
-    /// The easiest target that is handed out.
-    pub pool_minimum: Target,
-    pub channels_per_connection: usize,
-    pub setup_timeout: Duration,
-}
-
-/// Why the connection has to end. The client's fault, all of them.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
-    #[error(transparent)]
-    Connection(#[from] sv2_connection::Error),
-    #[error("malformed message: {0}")]
-    Malformed(#[from] MalformedMessage),
-    #[error(
-        "message type {message_type:#04x} (extension {extension_type:#06x}) is not expected here"
-    )]
-    Unexpected {
-        extension_type: u16,
-        message_type: u8,
-    },
-    #[error("refused: {0}")]
-    Refused(&'static str),
-    #[error("no SetupConnection in time")]
-    SetupTimeout,
-}
-
-impl Fault {
-    pub(crate) fn unexpected(frame: &Frame<'_>) -> Self {
-        Self::Unexpected {
-            extension_type: frame.extension_type,
-            message_type: frame.message_type,
-        }
-    }
-}
-
-/// What happened since it was last asked for; plain numbers, folded into the shared ones a batch at a time.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub accepted: u64,
-    pub work: u128,
-    pub rejected: [u64; Rejection::ALL.len()],
-    pub channels_opened: u64,
-    pub channels_closed: u64,
-}
-
-/// A block that the driver has to submit before it does anything else.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub solved: Solved,
-    pub identity: Box<str>,
-}
-
 /// A session is in set-up until the client has introduced itself; only then it has channels.
 #[derive(Debug)]
 pub(crate) enum Session {
@@ -187,13 +124,76 @@ impl Session {
         }
     }
 
-    /// Closes all channels, for the count.
-    pub(crate) fn close(&mut self) -> u64 {
+    /// Open channels.
+    pub(crate) fn channel_count(&self) -> u64 {
         match self {
             Self::Setup(_) => 0,
             Self::Mining(mining) => mining.channel_count(),
         }
     }
+}
+
+/// What a session may use, shared by all of them and read-only.
+#[derive(Debug)]
+pub(crate) struct Resources {
+    pub settings: Settings,
+    pub prefixes: Prefixes,
+}
+
+/// The parts of the configuration that a session asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub shares_per_minute: f64,
+    /// The easiest target that is handed out.
+    pub pool_minimum: Target,
+    pub channels_per_connection: usize,
+    pub setup_timeout: Duration,
+}
+
+/// Why the connection has to end. The client's fault, all of them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Connection(#[from] sv2_connection::Error),
+    #[error("malformed message: {0}")]
+    Malformed(#[from] MalformedMessage),
+    #[error(
+        "message type {message_type:#04x} (extension {extension_type:#06x}) is not expected here"
+    )]
+    Unexpected {
+        extension_type: u16,
+        message_type: u8,
+    },
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    #[error("no SetupConnection in time")]
+    SetupTimeout,
+}
+
+impl Fault {
+    pub(crate) fn unexpected(frame: &Frame<'_>) -> Self {
+        Self::Unexpected {
+            extension_type: frame.extension_type,
+            message_type: frame.message_type,
+        }
+    }
+}
+
+/// What happened since it was last asked for; plain numbers, folded into the shared ones a batch at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub accepted: u64,
+    pub work: u128,
+    pub rejected: [u64; Rejection::ALL.len()],
+    pub channels_opened: u64,
+    pub channels_closed: u64,
+}
+
+/// A block that the driver has to submit before it does anything else.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub solved: Solved,
+    pub identity: Box<str>,
 }
 
 impl Setup {

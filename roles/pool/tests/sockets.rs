@@ -1,8 +1,9 @@
+//! A whole pool on the embedded chain, through real sockets.
+
 #![allow(
     clippy::unwrap_used,
     reason = "a failed test should stop where it fails"
 )]
-//! A whole pool on the embedded chain, through real sockets.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +21,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
-    time::timeout,
+    time::{interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,7 @@ fn config(data: &TempDir) -> Config {
         data_dir: data.path().to_owned(),
         payout: "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080".to_owned(),
         minimum_difficulty: 1e-10,
-        setup_timeout_seconds: 1,
+        setup_timeout_seconds: 3,
         ..Config::default()
     }
 }
@@ -178,8 +179,9 @@ impl Client {
 /// Waits until the pool says so; it has no other way to tell what it did not answer.
 async fn eventually(pool: &Running, mut holds: impl FnMut(&pool::Status) -> bool) {
     let wait = async {
+        let mut looks = interval(Duration::from_millis(10));
         while !holds(&pool.status.snapshot()) {
-            tokio::task::yield_now().await;
+            looks.tick().await;
         }
     };
     if timeout(PATIENCE, wait).await.is_err() {

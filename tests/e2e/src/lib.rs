@@ -55,7 +55,9 @@ impl<Status> Role<Status> {
     /// Ends it as SIGKILL ends a process: its tasks are dropped wherever they wait, and its sockets close.
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // A runtime must not end on a thread of another one. When it has, its sockets are closed.
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
+            ended.join().expect("the role's tasks are dropped");
         }
     }
 

@@ -1,8 +1,9 @@
+//! From a miner's nonce to the tip of a real node.
+
 #![allow(
     clippy::unwrap_used,
     reason = "a failed test should stop where it fails"
 )]
-//! From a miner's nonce to the tip of a real node.
 
 use bitcoin::{Address, Block, Network, consensus::encode::deserialize_hex};
 use e2e::{PATIENCE, PAYOUT, pool_config, start_miner, start_pool, start_translator, until};

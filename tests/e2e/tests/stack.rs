@@ -1,8 +1,9 @@
+//! Miner, translator, pool and embedded chain together.
+
 #![allow(
     clippy::unwrap_used,
     reason = "a failed test should stop where it fails"
 )]
-//! Miner, translator, pool and embedded chain together.
 
 use std::{
     io::{Read, Write},

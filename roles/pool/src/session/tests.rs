@@ -285,7 +285,7 @@ fn a_share_counts_once_and_each_fault_has_its_own_code() {
         ["bad-extranonce-size"]
     );
     assert_eq!(
-        submit(job.version, job.ntime - 200, &[0; 8]),
+        submit(job.version, job.ntime - 1, &[0; 8]),
         ["invalid-share"]
     );
     assert_eq!(
@@ -405,7 +405,7 @@ fn requests_that_cannot_be_met_get_the_protocols_error_and_change_nothing() {
         errors(&client.ask(update(CHANNEL, 1.0, &[0; 32]))),
         ["max-target-out-of-range"]
     );
-    assert_eq!(client.session.close(), 5);
+    assert_eq!(client.session.channel_count(), 5);
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn a_group_gets_one_job_for_all_its_channels() {
     };
     client.ask(close(u32::try_from(USUAL_EXTRANONCE).unwrap()));
     assert_eq!(
-        client.session.close(),
+        client.session.channel_count(),
         1,
         "the group of the usual size is gone"
     );
@@ -533,6 +533,87 @@ fn no_share_counts_twice_when_a_channel_gets_another_prefix() {
         errors(&client.submit(CHANNEL, &second, good)),
         ["duplicate-share"]
     );
+}
+
+#[test]
+fn what_was_accepted_is_acknowledged_before_its_channel_closes() {
+    let mut client = Client::set_up(Target::MAX, 0);
+    client.publish(1, MAIN_NBITS);
+    let job = job_of(&client.open(0.0, EASY, 8));
+    let mut input = FrameBuffer::new();
+    input
+        .push(Message::SubmitSharesExtended(SubmitSharesExtended {
+            channel_id: CHANNEL,
+            sequence_number: 9,
+            job_id: job.job_id,
+            nonce: 1,
+            ntime: job.ntime,
+            version: job.version,
+            extranonce: [0u8; 8][..].try_into().unwrap(),
+        }))
+        .unwrap();
+    input
+        .push(Message::CloseChannel(CloseChannel {
+            channel_id: CHANNEL,
+            reason_code: "".try_into().unwrap(),
+        }))
+        .unwrap();
+    let mut out = FrameBuffer::new();
+    for frame in input.frames() {
+        client.session.handle(frame, client.now, &mut out).unwrap();
+    }
+    client.session.flush(client.now, &mut out).unwrap();
+    assert_eq!(accepted(&parse(out)), 1);
+    assert_eq!(client.session.channel_count(), 0);
+}
+
+#[test]
+fn what_belongs_to_an_unknown_extension_is_ignored() {
+    let mut client = Client::set_up(Target::MAX, 0);
+    let mut payload = [1, 2, 3];
+    let frame = Frame {
+        extension_type: 0x4321,
+        channel_bit: true,
+        message_type: 0x10,
+        payload: &mut payload,
+    };
+    let mut out = FrameBuffer::new();
+    client.session.handle(frame, client.now, &mut out).unwrap();
+    assert!(out.is_empty());
+}
+
+#[test]
+fn nothing_counts_again_when_the_chain_returns_to_a_tip() {
+    let mut client = Client::set_up(Target::MAX, 0);
+    client.publish(1, MAIN_NBITS);
+    let opened = client.open(0.0, EASY, 8);
+    let before = job_of(&opened);
+    assert_eq!(accepted(&client.submit(CHANNEL, &before, 1)), 1);
+    assert!(!has_prefix(&client.publish(2, MAIN_NBITS)));
+    let returned = client.publish(1, MAIN_NBITS);
+    assert!(has_prefix(&returned), "{returned:?}");
+    assert!(!has_prefix(&client.publish(3, MAIN_NBITS)));
+}
+
+fn has_prefix(messages: &[MiningOwned]) -> bool {
+    messages
+        .iter()
+        .any(|message| matches!(message, MiningOwned::SetExtranoncePrefix(_)))
+}
+
+#[test]
+fn time_without_work_says_nothing_of_a_miner() {
+    let mut client = Client::set_up(Target::MAX, 0);
+    let opened = client.open(1e12, EASY, 8);
+    for _ in 0..100 {
+        assert!(client.tick(600).is_empty());
+    }
+    let sent = client.publish(1, 0x1700_ffff);
+    let moved = sent
+        .iter()
+        .any(|message| matches!(message, MiningOwned::SetTarget(_)));
+    assert!(!moved, "{opened:?} {sent:?}");
+    assert!(client.tick(5).is_empty());
 }
 
 #[test]
@@ -602,8 +683,14 @@ proptest! {
         let opened = client.open(10f32.powf(hashrate), max_target.to_le_bytes(), 8);
         let mut job = job_of(&opened);
         let mut nonce = 0;
-        let mut all = vec![opened];
         let mut tip = 1;
+        let mut network = Target::from_compact(MAIN_NBITS).unwrap();
+        let mut present = match &opened[0] {
+            MiningOwned::OpenExtendedMiningChannelSuccess(m) => {
+                Target::from_le_bytes(m.target.as_bytes().try_into().unwrap()).unwrap()
+            }
+            other => panic!("{other}"),
+        };
         for event in events {
             let sent = match event {
                 Event::Update { hashrate, limit } => {
@@ -622,6 +709,7 @@ proptest! {
                     .collect(),
                 Event::Tip { nbits } => {
                     tip += 1;
+                    network = Target::from_compact(nbits).unwrap();
                     let sent = client.publish(tip, nbits);
                     job = job_of(&sent);
                     sent
@@ -629,16 +717,17 @@ proptest! {
                 Event::Wait { seconds } => client.tick(seconds),
             };
             for message in &sent {
-                let set = match message {
-                    MiningOwned::SetTarget(m) => &m.maximum_target,
-                    _ => continue,
-                };
-                let set = Target::from_le_bytes(set.as_bytes().try_into().unwrap()).unwrap();
-                prop_assert!(set <= max_target, "{set} is easier than {max_target}");
-                prop_assert!(set <= target(minimum), "{set} is easier than the pool's minimum");
+                if let MiningOwned::SetTarget(m) = message {
+                    present = Target::from_le_bytes(m.maximum_target.as_bytes().try_into().unwrap()).unwrap();
+                }
             }
-            prop_assert_eq!(client.session.close(), 1, "the channel is still there");
-            all.push(sent);
+            prop_assert!(present <= max_target, "{} is easier than {}", present, max_target);
+            prop_assert!(present <= target(minimum), "{} is easier than the pool's minimum", present);
+            if network <= target(minimum) {
+                let hardest = network.min(max_target);
+                prop_assert!(present >= hardest, "{} is harder than any block has to be", present);
+            }
+            prop_assert_eq!(client.session.channel_count(), 1, "the channel is still there");
         }
     }
 }
