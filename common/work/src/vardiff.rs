@@ -89,6 +89,8 @@ pub struct Vardiff {
     /// The difficulty of the job that is being worked on.
     active: f64,
     measured_until: Instant,
+    /// When the belief started anew; what came in the same read is no further evidence.
+    renewed_at: Option<Instant>,
     /// When all urgent retargets will be available again.
     urgent_restored: Instant,
 }
@@ -119,6 +121,7 @@ impl Vardiff {
             recent: Recent::default(),
             active: rate / shares_per_second,
             measured_until: now,
+            renewed_at: None,
             urgent_restored: now,
         }
     }
@@ -146,6 +149,9 @@ impl Vardiff {
     /// A valid share came in, for a job of this difficulty.
     pub fn share_accepted(&mut self, job_difficulty: Difficulty, now: Instant) {
         self.measure(now);
+        if self.renewed_at == Some(now) {
+            return;
+        }
         // A share of an older, easier job would have met the present difficulty only that often.
         let weight = (job_difficulty.value() / self.active).min(1.0);
         self.belief.count += weight;
@@ -156,8 +162,9 @@ impl Vardiff {
         self.recent.push(self.silence);
         self.silence = 0.0;
         self.belief.forget(MEMORY_SHARES);
-        self.test_recent_shares();
-        self.test_return();
+        if self.test_recent_shares() | self.test_return() {
+            self.renewed_at = Some(now);
+        }
     }
 
     /// The difficulty to set now, if it should change from `present`.
@@ -198,7 +205,7 @@ impl Vardiff {
     }
 
     /// Starts anew from the longest run of latest shares that cannot be of the miner that was there before it.
-    fn test_recent_shares(&mut self) {
+    fn test_recent_shares(&mut self) -> bool {
         let fastest = LARGEST_STEP * self.shares_per_second * self.active;
         let stall = STALL_SECONDS / self.active;
         let mut found = None;
@@ -211,7 +218,9 @@ impl Vardiff {
                 exposure: exposure.max(shares(length) / fastest),
             };
             let rest = self.belief.without(run);
-            if run.differs_from(rest) <= contradiction {
+            // A run too short to be measured can be as fast as believed.
+            let unmeasured = exposure < run.exposure && run.rate() < rest.rate();
+            if unmeasured || run.differs_from(rest) <= contradiction {
                 continue;
             }
             // A run that is fast only because the link stalled before it is as slow as ever with that stall in it.
@@ -231,10 +240,11 @@ impl Vardiff {
             self.belief = run.unbiased();
             self.recent.keep(length);
         }
+        found.is_some()
     }
 
     /// A miner that comes back as it was before a silence is believed to be the same.
-    fn test_return(&mut self) {
+    fn test_return(&mut self) -> bool {
         // The share that ended the silence says nothing of the rate; the two behind it do.
         const LENGTH: usize = 2;
         let (Some(before), Some(exposure), true) = (
@@ -242,7 +252,7 @@ impl Vardiff {
             self.recent.exposure(LENGTH),
             self.recent.len() > LENGTH,
         ) else {
-            return;
+            return false;
         };
         self.before_silence = None;
         // Where they were to be expected within one read, that they came in one read says no more.
@@ -252,13 +262,15 @@ impl Vardiff {
             count,
             exposure: exposure.max(read),
         };
-        if since.differs_from(before) < AGREEMENT {
+        let same = since.differs_from(before) < AGREEMENT;
+        if same {
             self.belief = before;
             self.belief.forget(RESTORED_SHARES);
             self.belief.count += since.count;
             self.belief.exposure += since.exposure;
             self.recent.keep(LENGTH);
         }
+        same
     }
 
     /// A silence that the believed miner would not make starts the belief anew: it eases from here on.
