@@ -3,8 +3,12 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-# Arguments of `hashpool up`, each from a variable of the same name.
-UP := $(if $(NODE),--node '$(NODE)') $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
+# Arguments of `hashpool up`, each from a variable of the same name. The node's URL may hold a password, so it goes by the
+# environment, as it is: no other user sees it, and neither make nor the shell reads a `$` in it.
+ifneq ($(value NODE),)
+export HASHPOOL_UP_NODE := $(value NODE)
+endif
+UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help

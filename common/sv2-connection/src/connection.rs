@@ -1,6 +1,11 @@
 //! The socket side: the Noise handshake, and reading and writing of frames.
 
-use std::{cell::RefCell, io, ops::ControlFlow, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    ops::ControlFlow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use stratum_core::noise_sv2::{
     self, ELLSWIFT_ENCODING_SIZE, INITIATOR_EXPECTED_HANDSHAKE_MESSAGE_SIZE, Initiator,
@@ -17,6 +22,9 @@ use tokio::{
 
 use crate::{Authority, AuthorityPublicKey, Error, Frame, FrameBuffer, Opener, Sealer};
 
+/// How far a client's clock may be behind.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(3600);
+
 /// How much is read at once.
 const READ_SIZE: usize = 64 * 1024;
 
@@ -31,7 +39,7 @@ thread_local! {
 pub struct Options {
     /// Time for the whole Noise handshake.
     pub handshake_timeout: Duration,
-    /// Time for the peer to take what is written to it.
+    /// Time in which the peer has to take something of what is written to it.
     pub write_timeout: Duration,
     /// The largest payload that is accepted, in bytes.
     pub largest_frame: usize,
@@ -116,10 +124,18 @@ async fn accept_unbounded(
     let mut responder = Responder::from_authority_kp(
         &authority.public().to_bytes(),
         authority.secret_bytes(),
-        options.certificate_validity,
+        options.certificate_validity + CLOCK_TOLERANCE,
     )
     .map_err(|_| Error::Handshake)?;
-    let (answer, engine) = responder.step_1(first).map_err(|_| Error::Handshake)?;
+    // A client whose clock is behind has to find it valid too.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .saturating_sub(CLOCK_TOLERANCE);
+    let valid_from = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+    let (answer, engine) = responder
+        .step_1_with_now_rng(first, valid_from, &mut rand::thread_rng())
+        .map_err(|_| Error::Handshake)?;
     stream.write_all(&answer).await?;
     Ok(Connection::new(stream, engine, options))
 }
@@ -266,7 +282,7 @@ impl Reader {
 impl Writer {
     /// Seals all frames, writes them with as few calls as the socket allows, and clears the buffer.
     ///
-    /// A peer that does not take them in time is given up. After an error, or if dropped before it is ready, the
+    /// A peer that takes nothing for the configured time is given up. After an error, or if dropped before it is ready, the
     /// connection is of no more use.
     pub async fn write(&mut self, frames: &mut FrameBuffer) -> Result<(), Error> {
         if frames.is_empty() {
@@ -287,12 +303,17 @@ impl Writer {
             }
             Ok(unwritten)
         })?;
-        if unwritten.is_empty() {
-            return Ok(());
+        let mut unwritten = unwritten.as_slice();
+        while !unwritten.is_empty() {
+            // The time is for progress: a slow link is no silent peer.
+            let written = timeout(self.timeout, self.stream.write(unwritten))
+                .await
+                .map_err(|_| Error::WriteTimeout)??;
+            if written == 0 {
+                return Err(Error::Closed);
+            }
+            unwritten = &unwritten[written..];
         }
-        match timeout(self.timeout, self.stream.write_all(&unwritten)).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(Error::WriteTimeout),
-        }
+        Ok(())
     }
 }

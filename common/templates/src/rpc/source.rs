@@ -23,6 +23,8 @@ use crate::{Error, Template, health::Board};
 const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Between long polls that bring no new tip, so that a node that does not wait is not asked in a circle.
 const LONG_POLL_SPACING: Duration = Duration::from_secs(1);
+/// A node that served for so long is asked again at once when it fails.
+const STEADY: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The challenge of a signet on which every block counts as signed (BIP 325).
@@ -38,8 +40,6 @@ pub(crate) struct Source {
     known: Known,
     last_id: u64,
     tip: Option<[u8; 32]>,
-    /// Good answers since the last failure.
-    answers: u64,
 }
 
 /// Why a session with the node ended; each is tried again.
@@ -72,7 +72,6 @@ impl Source {
             known: Known::new(),
             last_id: 0,
             tip: None,
-            answers: 0,
         }
     }
 
@@ -81,9 +80,10 @@ impl Source {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut last = String::new();
         loop {
+            let began = Instant::now();
             let Err(problem) = self.session().await;
-            if self.answers > 0 {
-                self.answers = 0;
+            // A node that answers one call and fails the next is as bad as one that is away.
+            if began.elapsed() > STEADY {
                 backoff.reset();
                 last.clear();
             }
@@ -114,13 +114,16 @@ impl Source {
         let mut poll_from = Instant::now();
         loop {
             let tip = self.tip;
+            let began = poll_from.max(Instant::now());
             longpollid = self
                 .long_poll(network, &longpollid, poll_from, &mut refresh)
                 .await?;
-            poll_from = Instant::now();
-            if self.tip == tip {
-                poll_from += LONG_POLL_SPACING;
-            }
+            // Only polls that are answered at once are spaced; while none is under way, a new tip is not seen.
+            poll_from = if self.tip == tip {
+                began + LONG_POLL_SPACING
+            } else {
+                Instant::now()
+            };
         }
     }
 
@@ -215,7 +218,6 @@ impl Source {
             ))));
         }
         self.known = known;
-        self.answers += 1;
         self.publish(template);
         Ok(longpollid)
     }
