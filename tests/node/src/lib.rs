@@ -30,7 +30,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Another process can take a free port before the node has it.
 const START_ATTEMPTS: usize = 3;
 const USER: &str = "tester";
-const PASSWORD: &str = "local-only";
 
 /// Which private chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +129,7 @@ impl Node {
             .arg(format!("-datadir={}", self.data.path().display()))
             .arg(format!("-rpcport={}", self.port))
             .arg(format!("-rpcuser={USER}"))
-            .arg(format!("-rpcpassword={PASSWORD}"))
+            .arg(format!("-rpcpassword={}", self.password()))
             .args([
                 "-server=1",
                 "-rpcbind=127.0.0.1",
@@ -193,7 +192,14 @@ impl Node {
 
     /// The address with user and password, as the configuration takes it.
     pub fn url(&self) -> String {
-        format!("http://{USER}:{PASSWORD}@127.0.0.1:{}", self.port)
+        format!("http://{USER}:{}@127.0.0.1:{}", self.password(), self.port)
+    }
+
+    /// The random name of the data folder, so that the node of another test, which took the port first, is not taken for
+    /// this one.
+    fn password(&self) -> String {
+        let name = self.data.path().file_name().unwrap_or_default();
+        name.to_string_lossy().replace('.', "")
     }
 
     /// The address alone.
@@ -288,7 +294,7 @@ impl Node {
         let answer = self
             .http
             .post(format!("{}{path}", self.url_without_user()))
-            .basic_auth(USER, Some(PASSWORD))
+            .basic_auth(USER, Some(self.password()))
             .timeout(START_TIMEOUT)
             .json(&json!({"jsonrpc": "1.0", "id": 1, "method": method, "params": params}))
             .send()
