@@ -172,7 +172,7 @@ async fn a_wrong_password_is_told_and_the_cookie_is_taken() {
         return;
     };
     let config = RpcConfig {
-        url: node.url().replace("local-only", "wrong"),
+        url: node.url().replace('@', "wrong@"),
         ..RpcConfig::default()
     };
     let templates =
