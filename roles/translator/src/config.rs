@@ -20,6 +20,9 @@ const BIP_320_MASK: u32 = 0x1fff_e000;
 /// SV2 `user_identity` is a `STR0_255`.
 const MAX_USER_IDENTITY: usize = 255;
 
+/// As many answers to shares as a miner's mailbox holds.
+const MOST_IN_FLIGHT: usize = 1 << 16;
+
 /// The translator's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,7 +78,7 @@ impl Default for Config {
             upstream_connections: 0,
             user_identity: String::new(),
             acknowledge: Acknowledge::Local,
-            nominal_hashrate: 0.0,
+            nominal_hashrate: 1e12,
             minimum_difficulty: 0.0,
             extranonce2_size: 4,
             version_rolling_mask: BIP_320_MASK,
@@ -130,6 +133,19 @@ impl Config {
                 "extranonce2_size",
                 format!("{} is not within 2 to 8", self.extranonce2_size),
             );
+        }
+        if self.version_rolling_mask & !BIP_320_MASK != 0 {
+            return wrong(
+                "version_rolling_mask",
+                format!("only bits of {BIP_320_MASK:#010x} may be rolled (BIP 320)"),
+            );
+        }
+        if self.max_in_flight_shares > MOST_IN_FLIGHT {
+            return wrong("max_in_flight_shares", format!("at most {MOST_IN_FLIGHT}"));
+        }
+        if self.linger_seconds > u64::from(u32::MAX) {
+            let problem = format!("{} is too large", self.linger_seconds);
+            return wrong("linger_seconds", problem);
         }
         for (key, value) in [
             ("max_in_flight_shares", self.max_in_flight_shares as u64),

@@ -72,6 +72,12 @@ pub struct Tip {
 pub struct UnusualCoinbase;
 
 impl Job {
+    /// What makes work before it worthless when it changes. Where `nbits` can change without a block (testnet4), pools void
+    /// the jobs before as well.
+    pub(crate) fn tip(&self) -> ([u8; 32], u32) {
+        (self.prev_hash, self.nbits)
+    }
+
     /// Makes the job and renders its `mining.notify`.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ pub use upstream::Upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use service::listener::{Accepted, Listener};
 use tokio::sync::watch;
@@ -170,10 +170,6 @@ impl Translator {
         let (extranonce1, slot) = next.take(self.slots.len());
         let now = Now {
             instant: Instant::now(),
-            unix_seconds: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs(),
         };
         let entry = self.status.arrive(peer);
         let session = Session::new(now, extranonce1, Arc::clone(settings));

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use stratum_v1::{Line, LineBuffer};
 use tokio::io::Interest;
@@ -117,6 +117,9 @@ impl Socket {
             driver.publish();
             driver.give_buffers_back();
             let reading = driver.may_handle_lines();
+            if !reading {
+                driver.session.not_listening(now());
+            }
             let writing = !driver.is_written();
             let interest = if writing {
                 Interest::WRITABLE
@@ -265,18 +268,26 @@ impl Driver {
     /// written before: in the mailbox it coalesces.
     async fn wait(&mut self, mail: bool) {
         let waiting = !self.outbox.is_empty();
-        match &self.attached {
+        let place = match &self.attached {
             Some(Attached { link, mailbox }) => tokio::select! {
-                _ = self.upstream.changed() => {}
-                () = mailbox.arrived(), if mail => {}
-                _ = link.queue.reserve(), if waiting => {}
+                _ = self.upstream.changed() => None,
+                () = mailbox.arrived(), if mail => None,
+                place = link.queue.clone().reserve_owned(), if waiting => place.ok(),
             },
             // An error says that the supervisor has stopped: nothing comes any more.
             None => {
                 if self.upstream.changed().await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
+                None
             }
+        };
+        // A place that was waited for is used at once: given back, it would go to the next who waits, and with many
+        // waiting nobody would ever send.
+        if let Some(place) = place
+            && let Some(outgoing) = self.next_outgoing()
+        {
+            place.send(outgoing);
         }
     }
 
@@ -294,7 +305,9 @@ impl Driver {
         self.deliver(letters);
         if !same {
             self.attached = None;
+            // What was asked of the old connection is not for the new one.
             self.outbox.clear();
+            self.out.requests.clear();
             self.session
                 .on_channel_event(now(), ChannelEvent::UpstreamDown, &mut self.out);
             self.attach();
@@ -327,32 +340,40 @@ impl Driver {
             return;
         }
         self.outbox.extend(self.out.requests.drain(..));
-        // Without an upstream there is no channel, and what was asked of the last one has gone with it.
-        let Some(Attached { link, mailbox }) = &mut self.attached else {
+        let Some(Attached { link, .. }) = &self.attached else {
+            // Without an upstream there is no channel, and what was asked of the last one has gone with it.
             return self.outbox.clear();
         };
+        let queue = link.queue.clone();
         while !self.outbox.is_empty() {
-            let permit = match link.queue.try_reserve() {
-                Ok(permit) => permit,
+            match queue.try_reserve() {
+                Ok(place) => {
+                    if let Some(outgoing) = self.next_outgoing() {
+                        place.send(outgoing);
+                    }
+                }
                 Err(TrySendError::Full(())) => return,
                 // The end of the connection is about to be told.
                 Err(TrySendError::Closed(())) => return self.outbox.clear(),
-            };
-            let Some(request) = self.outbox.pop_front() else {
-                return;
-            };
-            let request_id = if matches!(request, Request::Open(_)) {
-                // What is left from the channel before must not be taken for the new one's.
-                *mailbox = Arc::default();
-                link.register(mailbox)
-            } else {
-                0
-            };
-            permit.send(Outgoing {
-                request_id,
-                request,
-            });
+            }
         }
+    }
+
+    /// The next request, ready for the upstream's queue.
+    fn next_outgoing(&mut self) -> Option<Outgoing> {
+        let Attached { link, mailbox } = self.attached.as_mut()?;
+        let request = self.outbox.pop_front()?;
+        let request_id = if matches!(request, Request::Open(_)) {
+            // What is left from the channel before must not be taken for the new one's.
+            *mailbox = Arc::default();
+            link.register(mailbox)
+        } else {
+            0
+        };
+        Some(Outgoing {
+            request_id,
+            request,
+        })
     }
 
     fn publish(&self) {
@@ -409,7 +430,7 @@ impl Driver {
             self.send_requests();
         }
         self.out.requests.clear();
-        self.session.abandon(&mut self.out);
+        self.session.abandon(now(), &mut self.out);
         self.send_requests();
         if !self.outbox.is_empty() {
             // The queue is full. The channel must be closed all the same, or the upstream would feed it for ever.
@@ -436,11 +457,7 @@ impl Driver {
 }
 
 fn now() -> Now {
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     Now {
         instant: Instant::now(),
-        unix_seconds: unix.as_secs(),
     }
 }

@@ -69,8 +69,6 @@ pub enum Acknowledge {
 pub struct Now {
     /// For what is due after some time.
     pub instant: Instant,
-    /// Seconds since the Unix epoch, for what stands in a header.
-    pub unix_seconds: u64,
 }
 
 /// What a session wants done, in order.
@@ -203,6 +201,8 @@ pub struct Session {
     negotiated_mask: Option<u32>,
     suggested: Option<Difficulty>,
     minimum: Option<Difficulty>,
+    /// What the miner's shares showed on an earlier channel.
+    measured: Option<Hashrate>,
     stage: Stage,
     told: Told,
     recent: Recent,
@@ -230,6 +230,7 @@ impl Session {
             negotiated_mask: None,
             suggested: None,
             minimum: None,
+            measured: None,
             stage: Stage::NoUpstream,
             told: Told::default(),
             recent: Recent::default(),
@@ -259,6 +260,11 @@ impl Session {
         let (silence, _) = self.silence_deadline();
         self.channel_deadline()
             .map_or(silence, |deadline| deadline.min(silence))
+    }
+
+    /// The miner is not read now, so that its silence is ours.
+    pub fn not_listening(&mut self, now: Now) {
+        self.last_line = now.instant;
     }
 
     /// Whether lines may be handled: at the bound of unanswered shares the miner has to wait.

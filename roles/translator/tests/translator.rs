@@ -334,8 +334,9 @@ async fn a_port_in_use_is_a_clear_error() {
 
 /// An address where nobody listens.
 fn nobody() -> Upstream {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     Upstream {
-        address: "127.0.0.1:9".into(),
+        address: taken.local_addr().unwrap().to_string(),
         authority_public_key: None,
     }
 }

@@ -134,6 +134,8 @@ pub async fn start_translator(
         }],
         reconnect_first_ms: 50,
         reconnect_last_seconds: 1,
+        // The miners of the tests are far slower than real ones.
+        nominal_hashrate: 0.0,
         ..translator::Config::default()
     };
     change(&mut config);

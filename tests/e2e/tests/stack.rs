@@ -122,6 +122,39 @@ async fn a_pool_that_is_killed_and_restarted_keeps_its_miners() {
 }
 
 #[tokio::test]
+async fn many_miners_share_the_smallest_queue_to_the_pool() {
+    let data = tempfile::tempdir().unwrap();
+    let (pool, key) = start_pool(pool_config(embedded(), &data)).await;
+    let translator = start_translator(pool.address, key, |config| {
+        config.upstream_connections = 1;
+        config.upstream_queue = 1;
+    })
+    .await;
+    until("the translator is connected", || {
+        translator.status.is_ready().then_some(())
+    })
+    .await;
+    let hello = "{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[]}\n\
+                 {\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"a.b\",\"x\"]}\n";
+    let miners: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut miner = TcpStream::connect(translator.address).unwrap();
+            miner.write_all(hello.as_bytes()).unwrap();
+            miner
+        })
+        .collect();
+    until("all have a channel", || {
+        (pool.status.snapshot().channels == 50).then_some(())
+    })
+    .await;
+    drop(miners);
+    until("all are closed again", || {
+        (pool.status.snapshot().channels == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn bad_peers_on_both_ports_cost_a_miner_nothing() {
     let data = tempfile::tempdir().unwrap();
     let (pool, key) = start_pool(pool_config(embedded(), &data)).await;

@@ -291,7 +291,11 @@ impl<'a> Configs<'a> {
             local(pool),
             self.keys.authority
         );
-        self.load::<role::Translator>(&[("upstreams", upstream)])
+        self.load::<role::Translator>(&[
+            ("upstreams", upstream),
+            // The pool's minimum is where a CPU starts.
+            ("nominal_hashrate", "0.0".to_owned()),
+        ])
     }
 
     fn miner(&self, translator: SocketAddr) -> Result<miner::Config, Failure> {

@@ -22,6 +22,12 @@ use crate::job::Work;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(300);
 
+/// A channel that the pool closes sooner than this counts as another failure to open it.
+const SHORT_LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long the pool may take to open a channel.
+const OPENING_PATIENCE: Duration = Duration::from_secs(15);
+
 /// A miner that suggests a difficulty is taken to mean a share every ten seconds, as pools commonly aim at.
 const SUGGESTED_SECONDS_PER_SHARE: f64 = 10.0;
 
@@ -39,6 +45,8 @@ pub(super) enum Stage {
     Opening {
         failures: u32,
         hashrate: Hashrate,
+        /// When the pool should have answered.
+        until: Instant,
     },
     /// Boxed: most of a session's size, and not there before there is work.
     Open(Box<Channel>),
@@ -51,6 +59,9 @@ pub(super) struct Channel {
     pub(super) padding: usize,
     pub(super) sequence_number: u32,
     pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) opened_at: Instant,
+    /// How often opening had failed before.
+    failures: u32,
     pub(super) meter: Meter,
 }
 
@@ -68,7 +79,7 @@ impl Session {
     pub fn on_channel_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
         match event {
             ChannelEvent::UpstreamUp => {
-                self.leave_channel(LossReason::UpstreamDisconnected, out);
+                self.leave_channel(now, LossReason::UpstreamDisconnected, out);
                 self.stage = Stage::Idle {
                     retry_at: None,
                     failures: 0,
@@ -76,7 +87,7 @@ impl Session {
                 self.open_if_ready(now, out);
             }
             ChannelEvent::UpstreamDown => {
-                self.leave_channel(LossReason::UpstreamDisconnected, out);
+                self.leave_channel(now, LossReason::UpstreamDisconnected, out);
                 self.stage = Stage::NoUpstream;
             }
             ChannelEvent::Opened {
@@ -88,9 +99,19 @@ impl Session {
             ChannelEvent::Refused(code) => {
                 self.refused(now, &format!("the pool refused this worker: {code}"), out)
             }
-            ChannelEvent::Closed(_) => {
-                self.leave_channel(LossReason::ChannelClosed, out);
-                self.retry_later(now, 0);
+            ChannelEvent::Closed(reason) => {
+                let failures = match &self.stage {
+                    Stage::Open(channel) if now.instant < channel.opened_at + SHORT_LIFETIME => {
+                        channel.failures + 1
+                    }
+                    _ => 0,
+                };
+                write_show_message(
+                    &mut out.bytes,
+                    &format!("the pool closed this worker's channel: {reason}"),
+                );
+                self.leave_channel(now, LossReason::ChannelClosed, out);
+                self.retry_later(now, failures);
             }
             ChannelEvent::Work(work) => self.send_work(work, out),
             ChannelEvent::Accepted {
@@ -130,13 +151,13 @@ impl Session {
     }
 
     /// The miner is gone and nobody waits for answers any longer.
-    pub fn abandon(&mut self, out: &mut Output) {
+    pub fn abandon(&mut self, now: Now, out: &mut Output) {
         if let Stage::Open(channel) = &self.stage {
             out.requests.push(Request::Close {
                 channel_id: channel.id,
             });
         }
-        self.leave_channel(LossReason::Unanswered, out);
+        self.leave_channel(now, LossReason::Unanswered, out);
         self.stage = Stage::NoUpstream;
     }
 
@@ -157,8 +178,9 @@ impl Session {
         let suggested = self.suggested.map(|difficulty| {
             Hashrate::new(difficulty.value() * HASHES_PER_DIFFICULTY / SUGGESTED_SECONDS_PER_SHARE)
         });
-        let hashrate = suggested
-            .and_then(Result::ok)
+        let hashrate = self
+            .measured
+            .or(suggested.and_then(Result::ok))
             .unwrap_or(self.settings.nominal_hashrate);
         let max_target = self.max_target();
         let size = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
@@ -172,10 +194,24 @@ impl Session {
             max_target,
             min_extranonce_size: u16::try_from(size).unwrap_or(u16::MAX),
         }));
-        self.stage = Stage::Opening { failures, hashrate };
+        self.stage = Stage::Opening {
+            failures,
+            hashrate,
+            until: now.instant + OPENING_PATIENCE,
+        };
     }
 
     pub(super) fn retry_opening(&mut self, now: Now, out: &mut Output) {
+        if let Stage::Opening { until, .. } = self.stage
+            && now.instant >= until
+        {
+            // Asking anew makes a new mailbox, so that a late answer opens nothing twice: it is closed as unwanted.
+            self.refused(
+                now,
+                "the pool does not answer the request for a channel",
+                out,
+            );
+        }
         self.open_if_ready(now, out);
     }
 
@@ -196,7 +232,8 @@ impl Session {
         match &self.stage {
             Stage::Idle { retry_at, .. } => *retry_at,
             Stage::Open(channel) => Some(channel.meter.next_report()),
-            Stage::NoUpstream | Stage::Opening { .. } => None,
+            Stage::Opening { until, .. } => Some(*until),
+            Stage::NoUpstream => None,
         }
     }
 
@@ -208,8 +245,12 @@ impl Session {
     }
 
     fn opened(&mut self, now: Now, channel_id: u32, extranonce_size: usize, out: &mut Output) {
-        let Stage::Opening { hashrate, .. } = self.stage else {
-            return;
+        let Stage::Opening {
+            hashrate, failures, ..
+        } = self.stage
+        else {
+            // An answer after its time; another channel is or will be asked for.
+            return out.requests.push(Request::Close { channel_id });
         };
         let needed = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
         let Some(padding) = extranonce_size.checked_sub(needed) else {
@@ -221,6 +262,8 @@ impl Session {
             padding,
             sequence_number: 0,
             in_flight: VecDeque::new(),
+            opened_at: now.instant,
+            failures,
             meter: Meter::new(now.instant, hashrate),
         }));
     }
@@ -332,10 +375,11 @@ impl Session {
     }
 
     /// The channel is no more: what was not answered is lost, and its jobs are worth nothing.
-    fn leave_channel(&mut self, reason: LossReason, out: &mut Output) {
+    fn leave_channel(&mut self, now: Now, reason: LossReason, out: &mut Output) {
         let Stage::Open(channel) = &mut self.stage else {
             return;
         };
+        self.measured = channel.meter.known(now.instant).or(self.measured);
         let lost = std::mem::take(&mut channel.in_flight);
         self.tally.lose(reason, lost.len() as u64);
         for share in lost {

@@ -8,10 +8,11 @@ use work::{Hashrate, Target};
 const MEMORY: Duration = Duration::from_secs(120);
 
 /// How often the upstream may be told.
-pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Fewer shares than this say nothing.
-const ENOUGH_SHARES: u32 = 8;
+/// Fewer shares than this, faded as their work is, say nothing. A miner that pauses is below it before its hashrate seems
+/// to be half: silence is for the upstream to judge.
+const ENOUGH_SHARES: f64 = 8.0;
 
 /// An average of the work over time that forgets exponentially, corrected for the time when nothing was measured yet.
 #[derive(Debug)]
@@ -19,7 +20,8 @@ pub(super) struct Meter {
     started: Instant,
     updated: Instant,
     hashes: f64,
-    shares_since_report: u32,
+    /// Shares, fading as their work does.
+    shares: f64,
     reported: Hashrate,
     next_report: Instant,
 }
@@ -31,7 +33,7 @@ impl Meter {
             started: now,
             updated: now,
             hashes: 0.0,
-            shares_since_report: 0,
+            shares: 0.0,
             reported,
             next_report: now + REPORT_INTERVAL,
         }
@@ -42,7 +44,7 @@ impl Meter {
         #[allow(clippy::cast_precision_loss)]
         let hashes = target.work() as f64;
         self.hashes += hashes;
-        self.shares_since_report = self.shares_since_report.saturating_add(1);
+        self.shares += 1.0;
     }
 
     pub(super) fn rate(&self, now: Instant) -> Hashrate {
@@ -56,6 +58,11 @@ impl Meter {
         }
     }
 
+    /// The hashrate, if enough shares speak for it.
+    pub(super) fn known(&self, now: Instant) -> Option<Hashrate> {
+        (self.shares * self.fading(now) >= ENOUGH_SHARES).then(|| self.rate(now))
+    }
+
     pub(super) fn next_report(&self) -> Instant {
         self.next_report
     }
@@ -66,21 +73,19 @@ impl Meter {
             return None;
         }
         self.next_report = now + REPORT_INTERVAL;
-        if self.shares_since_report < ENOUGH_SHARES {
-            return None;
-        }
-        let rate = self.rate(now);
+        let rate = self.known(now)?;
         let (seen, known) = (rate.value(), self.reported.value());
         if seen <= 2.0 * known && known <= 2.0 * seen {
             return None;
         }
-        self.shares_since_report = 0;
         self.reported = rate;
         Some(rate)
     }
 
     fn decay(&mut self, now: Instant) {
-        self.hashes *= self.fading(now);
+        let fading = self.fading(now);
+        self.hashes *= fading;
+        self.shares *= fading;
         self.updated = now.max(self.updated);
     }
 

@@ -59,7 +59,7 @@ impl Recent {
         let clean = self.orphaned
             || self
                 .newest()
-                .is_none_or(|newest| newest.job.prev_hash != sent.job.prev_hash);
+                .is_none_or(|newest| newest.job.tip() != sent.job.tip());
         if clean {
             *self = Self::default();
         } else if self.jobs.len() == KEPT_JOBS {

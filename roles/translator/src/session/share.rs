@@ -10,7 +10,7 @@ use super::{
 };
 
 /// How far ahead of our clock a header's time may be: what Bitcoin's nodes accept (`MAX_FUTURE_BLOCK_TIME`).
-const MAX_FUTURE_SECONDS: u64 = 2 * 60 * 60;
+const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
 
 impl Session {
     pub(super) fn handle_submit(
@@ -21,7 +21,7 @@ impl Session {
         out: &mut Output,
     ) {
         self.tally.submitted += 1;
-        match self.judge(now, submit) {
+        match self.judge(submit) {
             Ok(share) => self.forward(now, id, &share, out),
             Err(reason) => {
                 self.tally.reject(reason);
@@ -31,7 +31,7 @@ impl Session {
         }
     }
 
-    fn judge(&mut self, now: Now, submit: &Submit<'_>) -> Result<Valid, RejectReason> {
+    fn judge(&mut self, submit: &Submit<'_>) -> Result<Valid, RejectReason> {
         if !self.subscribed {
             return Err(RejectReason::NotSubscribed);
         }
@@ -47,9 +47,9 @@ impl Session {
         if submit.extranonce2.len() != usize::from(self.settings.extranonce2_size) {
             return Err(RejectReason::BadExtranonce);
         }
-        if submit.ntime < sent.job.min_ntime
-            || u64::from(submit.ntime) > now.unix_seconds + MAX_FUTURE_SECONDS
-        {
+        // By the job's time, as pools judge it: a wrong clock here must not cost anybody a share.
+        let latest = sent.job.min_ntime.saturating_add(MAX_FUTURE_SECONDS);
+        if !(sent.job.min_ntime..=latest).contains(&submit.ntime) {
             return Err(RejectReason::BadTime);
         }
         let version = rolled_version(sent, submit.version_bits)?;

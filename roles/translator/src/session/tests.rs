@@ -34,7 +34,6 @@ impl Conversation {
         change(&mut settings);
         let now = Now {
             instant: Instant::now(),
-            unix_seconds: 1_700_000_000,
         };
         Self {
             session: Session::new(now, [1, 2, 3, 4], Arc::new(settings)),
@@ -77,7 +76,6 @@ impl Conversation {
 
     fn wait(&mut self, seconds: u64) {
         self.now.instant += Duration::from_secs(seconds);
-        self.now.unix_seconds += seconds;
         if self.now.instant >= self.session.next_deadline() {
             self.session.on_deadline(self.now, &mut self.out);
         }
@@ -713,12 +711,55 @@ fn a_closed_channel_is_opened_again() {
         miner.session.tally().lost_by_reason().collect::<Vec<_>>(),
         [("channel-closed", 1)]
     );
+    // A channel that lived so short counts as one that could not be opened.
+    miner.wait(1);
+    assert!(miner.requests().is_empty());
     miner.wait(1);
     assert!(matches!(miner.requests()[..], [Request::Open(_)]));
 }
 
 #[test]
-fn the_upstream_is_told_the_hashrate_at_most_once_a_minute() {
+fn a_pool_that_does_not_answer_is_asked_again() {
+    let mut miner = Conversation::mining(|_| ());
+    miner.event(ChannelEvent::UpstreamUp);
+    assert!(matches!(miner.requests()[..], [Request::Open(_)]));
+    miner.wait(15);
+    assert!(miner.requests().is_empty());
+    miner.wait(2);
+    assert!(matches!(miner.requests()[..], [Request::Open(_)]));
+    // What comes of both requests is one channel.
+    let opened = |channel_id| ChannelEvent::Opened {
+        channel_id,
+        extranonce_size: 8,
+    };
+    miner.event(opened(CHANNEL));
+    miner.event(opened(CHANNEL + 1));
+    assert_eq!(
+        miner.requests(),
+        [Request::Close {
+            channel_id: CHANNEL + 1
+        }]
+    );
+    assert!(miner.session.is_open());
+}
+
+#[test]
+fn a_pause_is_no_lower_hashrate() {
+    let mut miner = Conversation::mining(|settings| settings.max_in_flight = 100_000);
+    for second in 0..600 {
+        miner.submit("1", "00000000", second);
+        miner.wait(10);
+    }
+    miner.requests();
+    for _ in 0..100 {
+        miner.wait(10);
+        let told = miner.requests();
+        assert!(told.is_empty(), "{told:?}");
+    }
+}
+
+#[test]
+fn the_upstream_is_told_the_hashrate_when_it_has_changed_and_only_then() {
     let mut miner = Conversation::mining(|settings| settings.max_in_flight = 100_000);
     let mut updates = 0;
     for second in 0..600 {
@@ -829,7 +870,7 @@ mod any_conversation {
                 let forwarded = miner.session.tally().forwarded;
                 prop_assert!(miner.session.tally().accepted <= forwarded);
             }
-            miner.session.abandon(&mut miner.out);
+            miner.session.abandon(miner.now, &mut miner.out);
             prop_assert_eq!(miner.session.tally().in_flight, 0);
             prop_assert!(miner.tally_adds_up());
         }

@@ -42,6 +42,12 @@ pub(crate) enum UpstreamError {
     /// The upstream's fault.
     #[error("the upstream refuses shares that were never sent")]
     Implausible,
+    /// The upstream's fault.
+    #[error("a new block names job {0}, which was never sent")]
+    UnknownJob(u32),
+    /// The upstream's fault.
+    #[error("the upstream sets an impossible {0}")]
+    Impossible(&'static str),
     /// The upstream wants the connection made anew.
     #[error("the upstream asked for a new connection")]
     Reconnect,
@@ -117,18 +123,18 @@ impl Router {
                 }
             }
             Mining::NewExtendedMiningJob(message) => self.new_job(message),
-            Mining::SetNewPrevHash(message) => self.new_prev_hash(&message),
+            Mining::SetNewPrevHash(message) => self.new_prev_hash(&message)?,
             Mining::SetTarget(message) => {
-                if let Ok(target) = Target::from_le_bytes(*message.maximum_target.as_array()) {
-                    self.addressed(message.channel_id, |channel| channel.target = target);
-                }
+                // Shares by another target than the upstream's would all be refused.
+                let target = Target::from_le_bytes(*message.maximum_target.as_array())
+                    .map_err(|_| UpstreamError::Impossible("target"))?;
+                self.addressed(message.channel_id, |channel| channel.target = target);
             }
             Mining::SetExtranoncePrefix(message) => {
-                if let Some(channel) = self.channels.get_mut(&message.channel_id)
-                    && let Some(prefix) =
+                if let Some(channel) = self.channels.get_mut(&message.channel_id) {
+                    channel.extranonce_prefix =
                         prefix(&message.extranonce_prefix, channel.extranonce_size)
-                {
-                    channel.extranonce_prefix = prefix;
+                            .ok_or(UpstreamError::Impossible("extranonce prefix"))?;
                 }
             }
             Mining::SetGroupChannel(message) => {
@@ -138,6 +144,7 @@ impl Router {
                         self.feeds.entry(message.group_channel_id).or_default();
                     }
                 }
+                self.sweep();
             }
             Mining::OpenExtendedMiningChannelSuccess(message) => self.opened(&message),
             Mining::OpenMiningChannelError(message) => {
@@ -234,7 +241,7 @@ impl Router {
         }
     }
 
-    fn new_prev_hash(&mut self, message: &SetNewPrevHash<'_>) {
+    fn new_prev_hash(&mut self, message: &SetNewPrevHash<'_>) -> Result<(), UpstreamError> {
         let id = message.channel_id;
         let tip = Tip {
             prev_hash: *message.prev_hash.as_array(),
@@ -256,41 +263,34 @@ impl Router {
             .and_then(find)
             .or_else(|| self.feeds.get(&group?).and_then(find));
         let Some(feed) = self.feeds.get_mut(&id) else {
-            return;
+            return Ok(());
         };
         self.tips += 1;
         feed.tip = Some((self.tips, tip));
         // SV2 5.3.17: the jobs that are not named are to be dropped.
         feed.future.clear();
-        match parts {
-            Some(parts) => self.activate(id, &parts, &tip),
-            None => tracing::warn!(
-                channel = id,
-                job = message.job_id,
-                "a new block names a job that was never sent"
-            ),
-        }
+        // Going on would be to mine a block that is no longer the next one.
+        let parts = parts.ok_or(UpstreamError::UnknownJob(message.job_id))?;
+        self.activate(id, &parts, &tip);
+        Ok(())
     }
 
-    /// The newest tip that was told to this channel or group, or to the group that this channel is in.
+    /// The newest tip that was told to this channel, to the group that it is in, or, for a group, to any of its members:
+    /// an upstream need not tell a group whose channels it told one by one.
     fn tip(&self, id: u32) -> Option<Tip> {
-        let own = self.feeds.get(&id).and_then(|feed| feed.tip);
-        let group = self
+        let told = |id: &u32| self.feeds.get(id)?.tip;
+        let group = self.channels.get(&id).map(|channel| channel.group);
+        let members = self
             .channels
-            .get(&id)
-            .and_then(|channel| self.feeds.get(&channel.group)?.tip);
-        // A group whose channels were each told by themselves.
-        let members = || {
-            self.channels
-                .iter()
-                .filter(|(_, channel)| channel.group == id)
-                .filter_map(|(member, _)| self.feeds.get(member)?.tip)
-                .max_by_key(|(number, _)| *number)
-        };
-        own.into_iter()
-            .chain(group)
+            .iter()
+            .filter(|(_, channel)| channel.group == id)
+            .map(|(member, _)| *member);
+        [Some(id), group]
+            .into_iter()
+            .flatten()
+            .chain(members)
+            .filter_map(|id| told(&id))
             .max_by_key(|(number, _)| *number)
-            .or_else(members)
             .map(|(_, tip)| tip)
     }
 
@@ -341,6 +341,10 @@ impl Router {
                 feeds.remove(id);
             }
             present
+        });
+        let channels = &self.channels;
+        feeds.retain(|id, _| {
+            channels.contains_key(id) || channels.values().any(|channel| channel.group == *id)
         });
     }
 }

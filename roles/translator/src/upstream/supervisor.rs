@@ -137,9 +137,10 @@ pub(crate) async fn supervise(
             state.set(None, Some(reason));
             if started.elapsed() >= GOOD_LIFETIME {
                 failures = 0;
+                // Back to the first in the order, which may be healthy.
+                break;
             }
-            // Back to the first in the order, which may be healthy.
-            break;
+            // One that lets go of us at once must not hide the ones behind it.
         }
         tokio::select! {
             () = sleep(wait(&plan, failures)) => {}

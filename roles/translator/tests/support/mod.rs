@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use translator::{Config, StatusHandle, Translator, Upstream};
 
 /// Nothing here takes this long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future)
@@ -273,6 +273,7 @@ impl Running {
             upstream_connections: 1,
             reconnect_first_ms: 10,
             reconnect_last_seconds: 1,
+            nominal_hashrate: 0.0,
             ..Config::default()
         };
         change(&mut config);
@@ -314,7 +315,7 @@ impl Running {
                 tokio::time::Instant::now() < deadline,
                 "waited in vain for {what}: {snapshot:#?}"
             );
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }

@@ -140,9 +140,33 @@ fn a_future_job_is_work_when_its_block_comes() {
         ),
         (10, [9; 32], 1000)
     );
-    // The job that was not named is gone.
-    pool.block(GROUP, 11, 8);
+    // The job that was not named is gone, and a block for it leaves nothing to mine.
     assert_eq!(pool.router.feeds[&GROUP].future.len(), 0);
+    let block = SetNewPrevHash {
+        channel_id: GROUP,
+        job_id: 11,
+        prev_hash: (&[8; 32]).into(),
+        min_ntime: 1000,
+        nbits: 0x207f_ffff,
+    };
+    let error = pool.say(Mining::SetNewPrevHash(block)).unwrap_err();
+    assert!(matches!(error, UpstreamError::UnknownJob(11)), "{error}");
+}
+
+#[test]
+fn a_job_for_a_group_builds_on_the_block_that_its_newest_member_was_told() {
+    let mut pool = Pool::new();
+    let first = pool.open(1);
+    pool.job(GROUP, 10, None);
+    pool.block(GROUP, 10, 9);
+    drop(first);
+    // A block comes while nobody is in the group, so that the group is not told; then another miner comes.
+    let second = pool.open(2);
+    pool.job(2, 12, None);
+    pool.block(2, 12, 8);
+    assert_eq!(work(&second).unwrap().job.prev_hash, [8; 32]);
+    pool.job(GROUP, 13, Some(1030));
+    assert_eq!(work(&second).unwrap().job.prev_hash, [8; 32]);
 }
 
 #[test]
