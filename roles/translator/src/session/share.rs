@@ -9,8 +9,11 @@ use super::{
     Acknowledge, EXTRANONCE1_SIZE, Now, Output, RejectReason, Request, Session, ShareSubmission,
 };
 
-/// How far ahead of our clock a header's time may be: what Bitcoin's nodes accept (`MAX_FUTURE_BLOCK_TIME`).
+/// How far ahead of its job's time a header's may be: what Bitcoin's nodes accept (`MAX_FUTURE_BLOCK_TIME`).
 const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
+
+/// Bytes of a request's id that are kept until the upstream has answered. Miners count.
+const LONGEST_ID: usize = 64;
 
 impl Session {
     pub(super) fn handle_submit(
@@ -21,7 +24,12 @@ impl Session {
         out: &mut Output,
     ) {
         self.tally.submitted += 1;
-        match self.judge(submit) {
+        let judged = if id.json().len() > LONGEST_ID {
+            Err(RejectReason::Malformed)
+        } else {
+            self.judge(submit)
+        };
+        match judged {
             Ok(share) => self.forward(now, id, &share, out),
             Err(reason) => {
                 self.tally.reject(reason);
