@@ -1,9 +1,10 @@
-//! The frame that every role stands in: configuration, logs, signals and the listening socket.
+//! The frame that every role stands in: configuration, logs, signals, the listening socket and HTTP for operators.
 //!
-//! The `hashpool` binary calls [`config`], [`logs`] and [`shutdown`]; roles that listen call [`listener`]. Nothing here
-//! knows a protocol, a share or another role, and nothing here runs on a share's path.
+//! The `hashpool` binary calls [`config`], [`logs`] and [`shutdown`]; roles that listen call [`listener`] and
+//! [`http`]. Nothing here knows a protocol, a share or another role, and nothing here runs on a share's path.
 
 pub mod config;
+pub mod http;
 pub mod listener;
 pub mod logs;
 pub mod shutdown;
