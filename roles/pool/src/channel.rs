@@ -3,9 +3,10 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use templates::Solution;
-use work::{Clamp, Difficulty, Hashrate, Target, Vardiff};
+use work::{Clamp, Hashrate, Target, Vardiff};
 
 use crate::{
+    acknowledge::Owner,
     extranonce::{PREFIX_SIZE, Prefix},
     job::{Claim, Job},
     shares::{Rejection, Seen},
@@ -35,7 +36,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub kind: Kind,
-    pub identity: Box<str>,
+    pub owner: Owner,
     pub nominal: Hashrate,
     pub max_target: Target,
     /// Bytes of the whole extranonce.
@@ -67,21 +68,16 @@ pub(crate) struct Solved {
     pub hash: [u8; 32],
 }
 
-/// Shares that were accepted and not yet acknowledged.
-#[derive(Debug, Default)]
-pub(crate) struct Unacknowledged {
-    pub count: u32,
-    pub last_sequence_number: u32,
-    work: u128,
-}
-
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub id: u32,
     pub kind: Kind,
-    pub identity: Box<str>,
+    pub owner: Owner,
     pub extranonce_size: usize,
-    pub unacknowledged: Unacknowledged,
+    /// Where the channel's shares of this turn are gathered.
+    pub slot: usize,
+    /// Acknowledged work of less than one difficulty, which the protocol cannot say.
+    pub remainder: u128,
     max_target: Target,
     target: Target,
     vardiff: Vardiff,
@@ -118,13 +114,14 @@ impl Channel {
         Self {
             id,
             kind: opening.kind,
-            identity: opening.identity,
+            owner: opening.owner,
             extranonce_size: opening.extranonce_size,
             max_target: opening.max_target,
             target,
             vardiff,
             prefix,
-            unacknowledged: Unacknowledged::default(),
+            slot: 0,
+            remainder: 0,
             jobs: VecDeque::new(),
             seen: Seen::default(),
             seen_before: Seen::default(),
@@ -320,21 +317,4 @@ fn check_rules(job: &Job, claim: Claim) -> Result<(), Rejection> {
         return Err(Rejection::InvalidVersion);
     }
     Ok(())
-}
-
-impl Unacknowledged {
-    pub(crate) fn add(&mut self, sequence_number: u32, work: u128) {
-        self.count += 1;
-        self.last_sequence_number = sequence_number;
-        self.work = self.work.saturating_add(work);
-    }
-
-    /// Takes the count and the sum of difficulties that the protocol reports; what is less than one difficulty stays for
-    /// the next report.
-    pub(crate) fn take(&mut self) -> (u32, u64) {
-        let difficulty_one = Difficulty::ONE.target().work();
-        let sum = u64::try_from(self.work / difficulty_one).unwrap_or(u64::MAX);
-        self.work %= difficulty_one;
-        (std::mem::take(&mut self.count), sum)
-    }
 }

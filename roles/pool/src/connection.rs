@@ -61,6 +61,7 @@ pub(crate) async fn serve(
                     shared: Arc::clone(&shared),
                     submissions: Arc::new(Semaphore::new(SUBMISSIONS)),
                     surplus: VecDeque::new(),
+                    turn: 0,
                 };
                 driver.run(connection, &shutdown).await
             }
@@ -85,6 +86,8 @@ struct Driver {
     submissions: Arc<Semaphore>,
     /// Blocks that wait for one under way to be answered; while there are any, nothing is read.
     surplus: VecDeque<Found>,
+    /// The number of this turn, for what it accepts.
+    turn: u64,
 }
 
 impl Driver {
@@ -114,11 +117,11 @@ impl Driver {
                 () = sleep_until(deadline) => self.session.tick(Instant::now(), &mut self.out),
             };
             self.submit_blocks();
-            let flushed = self.session.flush(Instant::now(), &mut self.out);
+            let ended = self.end_turn();
             self.shared.counters.add(self.session.take_tally());
             // What there is to say is said even to a client that is about to be cut off.
             let written = writer.write(&mut self.out).await;
-            if let Err(fault) = turn.and(flushed).and(written.map_err(Fault::from)) {
+            if let Err(fault) = turn.and(ended).and(written.map_err(Fault::from)) {
                 break Err(fault);
             }
         };
@@ -142,6 +145,19 @@ impl Driver {
         }
     }
 
+    /// What the turn accepted is acknowledged.
+    fn end_turn(&mut self) -> Result<(), Fault> {
+        let booked = self
+            .session
+            .end_turn(self.turn, Instant::now(), &mut self.out)?
+            .is_some();
+        if booked {
+            self.session.durable(self.turn, &mut self.out)?;
+            self.turn += 1;
+        }
+        Ok(())
+    }
+
     /// Before anything else is done with the shares of this turn.
     fn submit_blocks(&mut self) {
         self.surplus.extend(self.session.take_found());
@@ -162,7 +178,8 @@ impl Driver {
 }
 
 async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
-    let Found { solved, identity } = found;
+    let Found { solved, owner } = found;
+    let (account, worker) = (&*owner.account, &*owner.worker);
     let height = solved.solution.template.height();
     let submission = shared.templates.submit(solved.solution).await;
     let mut displayed = solved.hash;
@@ -170,12 +187,12 @@ async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
     let hash = hex::encode(displayed);
     let accepted = submission == Submission::Accepted;
     match &submission {
-        Submission::Accepted => info!(%hash, height, %identity, %peer, "block found"),
+        Submission::Accepted => info!(%hash, height, account, worker, %peer, "block found"),
         Submission::Rejected(reason) => {
-            warn!(%hash, height, %identity, %peer, reason, "the node rejected a block");
+            warn!(%hash, height, account, worker, %peer, reason, "the node rejected a block");
         }
         Submission::Unreachable(reason) => {
-            warn!(%hash, height, %identity, %peer, reason, "a block could not be handed to the node");
+            warn!(%hash, height, account, worker, %peer, reason, "a block could not be handed to the node");
         }
     }
     let outcome = match submission {
@@ -186,7 +203,7 @@ async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
     shared.counters.block(BlockReport {
         hash,
         height,
-        identity: identity.into(),
+        identity: owner.to_string(),
         accepted,
         outcome,
     });

@@ -6,6 +6,7 @@
 //! One task per connection drives one [`session`], which is a state machine without I/O. What all connections share is
 //! read-only: the newest [`board::Work`], swapped whole.
 
+mod acknowledge;
 mod board;
 mod channel;
 mod config;

@@ -14,7 +14,7 @@ use stratum_core::{
     mining_sv2::{
         self, CloseChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
         OpenStandardMiningChannelSuccess, SetCustomMiningJobError, SubmitSharesError,
-        SubmitSharesSuccess, UpdateChannel, UpdateChannelError,
+        UpdateChannel, UpdateChannelError,
     },
     parsers_sv2::{Extensions, ExtensionsNegotiation, Mining as Message},
 };
@@ -23,6 +23,7 @@ use work::{Hashrate, Target};
 
 use self::supply::announce_to_channel;
 use crate::{
+    acknowledge::{Accepted, Acknowledgements, Owner},
     board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE, Work, group_id},
     channel::{Channel, Kind, Opening, Share},
     extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
@@ -48,8 +49,7 @@ pub(crate) struct Mining {
     /// Tips that were worked on before this one.
     past_tips: VecDeque<[u8; 32]>,
     next_tick: Instant,
-    /// Channels with shares to acknowledge.
-    touched: Vec<u32>,
+    acknowledgements: Acknowledgements,
     pub found: Vec<Found>,
     pub tally: Tally,
 }
@@ -70,7 +70,7 @@ impl Mining {
             own_jobs: 0,
             past_tips: VecDeque::new(),
             next_tick: now + TICK,
-            touched: Vec::new(),
+            acknowledgements: Acknowledgements::default(),
             found: Vec::new(),
             tally: Tally::default(),
         }
@@ -130,7 +130,7 @@ impl Mining {
                 let size = usize::from(m.min_extranonce_size).max(ROLLABLE_SIZE) + PREFIX_SIZE;
                 let opening = Opening {
                     kind: Kind::Extended,
-                    identity: identity(m.user_identity.as_bytes()),
+                    owner: owner(m.user_identity.as_bytes()),
                     nominal: Hashrate::ZERO,
                     max_target: Target::MAX,
                     extranonce_size: size,
@@ -147,7 +147,7 @@ impl Mining {
             Message::OpenStandardMiningChannel(m) => {
                 let opening = Opening {
                     kind: Kind::Standard,
-                    identity: identity(m.user_identity.as_bytes()),
+                    owner: owner(m.user_identity.as_bytes()),
                     nominal: Hashrate::ZERO,
                     max_target: Target::MAX,
                     extranonce_size: USUAL_EXTRANONCE,
@@ -162,7 +162,7 @@ impl Mining {
                 )?;
             }
             Message::UpdateChannel(m) => self.update(&m, now, out)?,
-            Message::CloseChannel(m) => self.close(&m, out)?,
+            Message::CloseChannel(m) => self.close(&m),
             Message::SetCustomMiningJob(m) => {
                 let code = mining_sv2::ERROR_CODE_SET_CUSTOM_MINING_JOB_JD_NOT_SUPPORTED;
                 out.push(Message::SetCustomMiningJobError(SetCustomMiningJobError {
@@ -216,12 +216,34 @@ impl Mining {
         Ok(())
     }
 
-    pub(crate) fn flush(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
-        for channel_id in std::mem::take(&mut self.touched) {
+    /// Ends a turn under this number: difficulties follow what its shares showed, and what was accepted is to be booked.
+    pub(crate) fn end_turn(
+        &mut self,
+        number: u64,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<Option<&[Accepted]>, Fault> {
+        for channel_id in self.acknowledgements.channels_of_turn() {
             if let Some(at) = self.position(channel_id) {
-                acknowledge(&mut self.channels[at], out)?;
                 self.retarget(at, now, out)?;
             }
+        }
+        Ok(self.acknowledgements.end_turn(number))
+    }
+
+    /// What was accepted in turns up to this number is durable.
+    pub(crate) fn durable(
+        &mut self,
+        number: u64,
+        out: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
+        for accepted in self.acknowledgements.durable(number) {
+            let mut channel_is_gone = 0;
+            let remainder = match self.channel(accepted.channel_id) {
+                Some(channel) => &mut channel.remainder,
+                None => &mut channel_is_gone,
+            };
+            out.push(Message::SubmitSharesSuccess(accepted.success(remainder)))?;
         }
         Ok(())
     }
@@ -235,29 +257,28 @@ impl Mining {
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
         let job_is_past = self.is_past(share.job_id);
-        let mut first_of_batch = false;
-        let verdict = self
-            .channel(channel_id)
-            .map(|channel| (channel.judge(share, job_is_past, now), channel));
-        let counts = match verdict {
+        let counts = match self.position(channel_id) {
             None => Err(Rejection::InvalidChannelId),
-            Some((verdict, channel)) => {
+            Some(at) => {
+                let channel = &mut self.channels[at];
+                let verdict = channel.judge(share, job_is_past, now);
                 if let Ok(work) = verdict.counts {
-                    channel.unacknowledged.add(sequence_number, work);
-                    first_of_batch = channel.unacknowledged.count == 1;
+                    self.acknowledgements.accept(
+                        &mut channel.slot,
+                        channel_id,
+                        sequence_number,
+                        work,
+                    );
                 }
                 if let Some(solved) = verdict.solution {
-                    let identity = channel.identity.clone();
-                    self.found.push(Found { solved, identity });
+                    let owner = channel.owner.clone();
+                    self.found.push(Found { solved, owner });
                 }
                 verdict.counts
             }
         };
         match counts {
             Ok(work) => {
-                if first_of_batch {
-                    self.touched.push(channel_id);
-                }
                 self.tally.accepted += 1;
                 self.tally.work = self.tally.work.saturating_add(work);
             }
@@ -285,7 +306,7 @@ impl Mining {
         now: Instant,
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
-        let refusal = if opening.identity.is_empty() {
+        let refusal = if opening.owner.account.is_empty() {
             Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_INVALID_USER_IDENTITY)
         } else if self.standard_jobs && opening.kind == Kind::Extended {
             Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_EXTENDED_CHANNELS_NOT_SUPPORTED_FOR_STANDARD_JOBS)
@@ -409,23 +430,13 @@ impl Mining {
         Ok(())
     }
 
-    fn close(
-        &mut self,
-        request: &CloseChannel<'_>,
-        out: &mut FrameBuffer,
-    ) -> Result<(), MalformedMessage> {
-        let group = (!self.standard_jobs).then_some(request.channel_id);
-        let closes = |channel: &Channel| {
-            channel.id == request.channel_id || Some(group_id(channel.extranonce_size)) == group
-        };
+    fn close(&mut self, request: &CloseChannel<'_>) {
         let before = self.channels.len();
-        // What was accepted is acknowledged to the last.
-        for channel in self.channels.iter_mut().filter(|channel| closes(channel)) {
-            acknowledge(channel, out)?;
-        }
-        self.channels.retain(|channel| !closes(channel));
+        let group = (!self.standard_jobs).then_some(request.channel_id);
+        self.channels.retain(|channel| {
+            channel.id != request.channel_id && Some(group_id(channel.extranonce_size)) != group
+        });
         self.tally.channels_closed += (before - self.channels.len()) as u64;
-        Ok(())
     }
 
     fn position(&self, channel_id: u32) -> Option<usize> {
@@ -437,19 +448,6 @@ impl Mining {
     fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
         self.position(channel_id).map(|at| &mut self.channels[at])
     }
-}
-
-fn acknowledge(channel: &mut Channel, out: &mut FrameBuffer) -> Result<(), MalformedMessage> {
-    if channel.unacknowledged.count == 0 {
-        return Ok(());
-    }
-    let (new_submits_accepted_count, new_shares_sum) = channel.unacknowledged.take();
-    out.push(Message::SubmitSharesSuccess(SubmitSharesSuccess {
-        channel_id: channel.id,
-        last_sequence_number: channel.unacknowledged.last_sequence_number,
-        new_submits_accepted_count,
-        new_shares_sum,
-    }))
 }
 
 /// No extension is spoken yet, and none is required.
@@ -473,10 +471,10 @@ fn answer_extensions(frame: Frame<'_>, out: &mut FrameBuffer) -> Result<(), Faul
     Ok(())
 }
 
-/// A name as it can be shown; empty where it is none: not UTF-8, or with control characters.
-fn identity(bytes: &[u8]) -> Box<str> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) => text.trim().into(),
-        _ => "".into(),
+/// Whose work it is; nobody's where the name cannot be shown: not UTF-8, or with control characters.
+fn owner(identity: &[u8]) -> Owner {
+    match std::str::from_utf8(identity) {
+        Ok(text) if !text.chars().any(char::is_control) => Owner::new(text.trim()),
+        _ => Owner::new(""),
     }
 }

@@ -18,7 +18,12 @@ use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::Target;
 
 use crate::{
-    board::Work, channel::Solved, extranonce::Prefixes, mining::Mining, shares::Rejection,
+    acknowledge::{Accepted, Owner},
+    board::Work,
+    channel::Solved,
+    extranonce::Prefixes,
+    mining::Mining,
+    shares::Rejection,
 };
 
 /// The version of SV2 that is spoken here.
@@ -100,11 +105,24 @@ impl Session {
         }
     }
 
-    /// Ends a batch of messages: what it accepted is acknowledged, and difficulties follow what it showed.
-    pub(crate) fn flush(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+    /// Ends a turn under this number: difficulties follow what it showed, and what it accepted is to be booked.
+    pub(crate) fn end_turn(
+        &mut self,
+        number: u64,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<Option<&[Accepted]>, Fault> {
+        match self {
+            Self::Setup(_) => Ok(None),
+            Self::Mining(mining) => mining.end_turn(number, now, out),
+        }
+    }
+
+    /// What was accepted in turns up to this number is durable, and acknowledged.
+    pub(crate) fn durable(&mut self, number: u64, out: &mut FrameBuffer) -> Result<(), Fault> {
         match self {
             Self::Setup(_) => Ok(()),
-            Self::Mining(mining) => mining.flush(now, out),
+            Self::Mining(mining) => Ok(mining.durable(number, out)?),
         }
     }
 
@@ -193,7 +211,7 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub solved: Solved,
-    pub identity: Box<str>,
+    pub owner: Owner,
 }
 
 impl Setup {

@@ -78,7 +78,8 @@ impl Client {
         for frame in input.frames() {
             self.session.handle(frame, self.now, &mut out)?;
         }
-        self.session.flush(self.now, &mut out)?;
+        self.session.end_turn(0, self.now, &mut out)?;
+        self.session.durable(0, &mut out)?;
         Ok(out)
     }
 
@@ -357,7 +358,7 @@ fn a_block_is_handed_over_whatever_the_share_is_worth() {
     let found = client.session.take_found();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].solved.hash, hash(nonce));
-    assert_eq!(&*found[0].identity, "alice.rig");
+    assert_eq!(&*found[0].owner.account, "alice");
 }
 
 #[test]
@@ -536,7 +537,7 @@ fn no_share_counts_twice_when_a_channel_gets_another_prefix() {
 }
 
 #[test]
-fn what_was_accepted_is_acknowledged_before_its_channel_closes() {
+fn what_was_accepted_is_acknowledged_when_durable_also_if_its_channel_has_closed() {
     let mut client = Client::set_up(Target::MAX, 0);
     client.publish(1, MAIN_NBITS);
     let job = job_of(&client.open(0.0, EASY, 8));
@@ -562,9 +563,17 @@ fn what_was_accepted_is_acknowledged_before_its_channel_closes() {
     for frame in input.frames() {
         client.session.handle(frame, client.now, &mut out).unwrap();
     }
-    client.session.flush(client.now, &mut out).unwrap();
-    assert_eq!(accepted(&parse(out)), 1);
+    let booked = client.session.end_turn(1, client.now, &mut out).unwrap();
+    assert_eq!(booked.unwrap()[0].count, 1);
     assert_eq!(client.session.channel_count(), 0);
+    assert!(
+        out.is_empty(),
+        "nothing is acknowledged before it is durable"
+    );
+    client.session.durable(0, &mut out).unwrap();
+    assert!(out.is_empty());
+    client.session.durable(1, &mut out).unwrap();
+    assert_eq!(accepted(&parse(out)), 1);
 }
 
 #[test]
