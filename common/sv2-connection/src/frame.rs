@@ -2,7 +2,7 @@
 
 use stratum_core::{
     binary_sv2::{Encodable, GetSize},
-    parsers_sv2::{CommonMessages, IsSv2Message, Mining},
+    parsers_sv2::{CommonMessages, IsSv2Message, Mining, TemplateDistribution},
 };
 
 use crate::MalformedMessage;
@@ -32,6 +32,11 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// Parses a message of the mining protocol.
     pub fn mining(self) -> Result<Mining<'a>, MalformedMessage> {
+        Ok((self.message_type, self.payload).try_into()?)
+    }
+
+    /// Parses a message of the template distribution protocol.
+    pub fn template_distribution(self) -> Result<TemplateDistribution<'a>, MalformedMessage> {
         Ok((self.message_type, self.payload).try_into()?)
     }
 

@@ -13,7 +13,7 @@ pub use cipher::{Opener, Sealer};
 pub use connection::{Connection, Options, Reader, Writer, accept, connect};
 pub use frame::{Frame, FrameBuffer};
 pub use keys::{Authority, AuthorityPublicKey, AuthoritySecretKey, KeyError};
-pub use setup::{mining_setup, setup};
+pub use setup::{mining_setup, setup, template_setup};
 
 use stratum_core::{binary_sv2, parsers_sv2};
 

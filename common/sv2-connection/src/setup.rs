@@ -23,9 +23,34 @@ pub fn mining_setup<'a>(
     port: u16,
     firmware: &'a str,
 ) -> Result<SetupConnection<'a>, Error> {
+    request(Protocol::MiningProtocol, flags, host, port, firmware)
+}
+
+/// A set-up for the template distribution protocol, which has no flags (SV2 7).
+pub fn template_setup<'a>(
+    host: &'a str,
+    port: u16,
+    firmware: &'a str,
+) -> Result<SetupConnection<'a>, Error> {
+    request(
+        Protocol::TemplateDistributionProtocol,
+        0,
+        host,
+        port,
+        firmware,
+    )
+}
+
+fn request<'a>(
+    protocol: Protocol,
+    flags: u32,
+    host: &'a str,
+    port: u16,
+    firmware: &'a str,
+) -> Result<SetupConnection<'a>, Error> {
     let text = |text: &'a str| text.try_into().map_err(MalformedMessage::Fields);
     Ok(SetupConnection {
-        protocol: Protocol::MiningProtocol,
+        protocol,
         min_version: VERSION,
         max_version: VERSION,
         flags,

@@ -90,14 +90,14 @@ pub(crate) fn to_hex(header: &Header, coinbase: &[u8], template: &Template) -> O
     let count = serialize(&VarInt(transactions.len() as u64 + 1));
     let bytes: usize = transactions
         .iter()
-        .map(|transaction| transaction.len())
+        .map(|transaction| transaction.bytes.len())
         .sum();
     let mut block = String::with_capacity(2 * (80 + count.len() + coinbase.len() + bytes));
     push_hex(&mut block, &header.to_bytes());
     push_hex(&mut block, &count);
     push_hex(&mut block, coinbase);
     for transaction in transactions.iter().map(Arc::as_ref) {
-        push_hex(&mut block, transaction);
+        push_hex(&mut block, &transaction.bytes);
     }
     Some(block)
 }

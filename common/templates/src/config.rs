@@ -2,8 +2,10 @@
 
 use std::{fmt, path::PathBuf};
 
+use bitcoin::Network;
 use reqwest::Url;
 use serde::{Deserialize, Serialize, Serializer};
+use sv2_connection::AuthorityPublicKey;
 
 use crate::Error;
 
@@ -15,6 +17,8 @@ pub enum SourceConfig {
     Embedded(EmbeddedConfig),
     /// A Bitcoin node over JSON-RPC.
     BitcoinRpc(RpcConfig),
+    /// An SV2 template provider over Noise.
+    Sv2(Sv2Config),
 }
 
 impl Default for SourceConfig {
@@ -29,6 +33,7 @@ impl SourceConfig {
         match self {
             Self::Embedded(config) => config.validate(),
             Self::BitcoinRpc(config) => config.endpoint().map(drop).and(config.validate()),
+            Self::Sv2(config) => config.validate(),
         }
     }
 }
@@ -203,6 +208,90 @@ impl RpcConfig {
         let cleared = url.set_username("").and_then(|()| url.set_password(None));
         cleared.map_err(|()| wrong("cannot carry a user".to_owned()))?;
         Ok(Endpoint { url, credentials })
+    }
+}
+
+/// An SV2 template provider, such as `hashpool template-provider`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sv2Config {
+    /// `host:port`.
+    pub address: String,
+    /// The key that the provider proves itself with; whoever answers is trusted without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority_public_key: Option<AuthorityPublicKey>,
+    /// The chain, in a node's words (`main`, `testnet4`, `signet`, `regtest`): the protocol does not tell it.
+    pub network: String,
+    /// Bytes that the provider has to leave free for the outputs added to the coinbase.
+    pub coinbase_output_bytes: u32,
+    /// Signature operations that it has to leave free for them.
+    pub coinbase_output_sigops: u16,
+    /// How long to wait for a solved block to become the tip: the protocol has no other answer.
+    pub confirm_seconds: u32,
+    /// How long the last template counts as fresh without a connection.
+    pub stale_after_seconds: u32,
+}
+
+impl Default for Sv2Config {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:8442".to_owned(),
+            authority_public_key: None,
+            network: "main".to_owned(),
+            coinbase_output_bytes: 400,
+            coinbase_output_sigops: 20,
+            confirm_seconds: 30,
+            stale_after_seconds: 120,
+        }
+    }
+}
+
+impl Sv2Config {
+    fn validate(&self) -> Result<(), Error> {
+        let (host, port) = self.host_and_port();
+        if host.is_empty() || host.len() > 255 || port == 0 {
+            return Err(Error::Config {
+                key: "address",
+                problem: format!("{} is not host:port", self.address),
+            });
+        }
+        self.network()?;
+        // More does not fit a message that hands a block over, whose coinbase has less than 64 KiB.
+        within(
+            "coinbase_output_bytes",
+            self.coinbase_output_bytes.into(),
+            34,
+            60_000,
+        )?;
+        within(
+            "coinbase_output_sigops",
+            self.coinbase_output_sigops.into(),
+            0,
+            10_000,
+        )?;
+        within("confirm_seconds", self.confirm_seconds.into(), 1, 3600)?;
+        within(
+            "stale_after_seconds",
+            self.stale_after_seconds.into(),
+            1,
+            86_400,
+        )
+    }
+
+    pub(crate) fn network(&self) -> Result<Network, Error> {
+        Network::from_core_arg(&self.network).map_err(|_| Error::Config {
+            key: "network",
+            problem: format!(
+                "{} is none of main, testnet4, signet, regtest",
+                self.network
+            ),
+        })
+    }
+
+    /// An IPv6 address stands in brackets; port 0 where there is none.
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
+        let (host, port) = self.address.rsplit_once(':').unwrap_or_default();
+        (host, port.parse().unwrap_or(0))
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Health {
 /// What an operator wants to see of a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// `embedded` or `bitcoin-rpc`.
+    /// `embedded`, `bitcoin-rpc` or `sv2`.
     pub source: &'static str,
     /// The chain, once it is known.
     pub network: Option<String>,
@@ -104,6 +104,13 @@ impl Board {
         }
         self.newest.send_replace(Some(Arc::new(template)));
         self.changed.send_replace(());
+    }
+
+    /// The newest template still is what the source would give.
+    pub(crate) fn confirm(&self) {
+        let mut state = self.state();
+        state.last_success = Some(Instant::now());
+        state.error = None;
     }
 
     pub(crate) fn set_network(&self, network: Network) {

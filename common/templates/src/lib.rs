@@ -5,11 +5,14 @@
 //!
 //! [`submit`]: Templates::submit
 
+mod backoff;
 mod block;
 mod config;
 mod embedded;
+mod fit;
 mod health;
 mod rpc;
+mod sv2;
 mod template;
 #[cfg(test)]
 mod testing;
@@ -20,11 +23,17 @@ use bitcoin::Network;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{EmbeddedConfig, RpcConfig, SourceConfig};
+pub use config::{EmbeddedConfig, RpcConfig, SourceConfig, Sv2Config};
+pub use fit::{Room, TooLarge};
 pub use health::{Health, Status};
-pub use template::{Body, CoinbaseTemplate, Solution, Submission, Template};
+pub use template::{BlockTransaction, Body, CoinbaseTemplate, Solution, Submission, Template};
 
 use health::Board;
+
+/// What 21 million coins are in satoshis.
+pub(crate) const MAX_MONEY: u64 = 21_000_000 * 100_000_000;
+/// A block's weight limit (BIP 141); a byte weighs at least one.
+pub(crate) const MAX_BLOCK_WEIGHT: u64 = 4_000_000;
 
 /// Starts the source's task on the running tokio runtime; it ends with `shutdown`.
 ///
@@ -34,6 +43,7 @@ pub fn start(config: SourceConfig, shutdown: CancellationToken) -> Result<Templa
     match config {
         SourceConfig::Embedded(config) => Ok(embedded::start(&config, shutdown)),
         SourceConfig::BitcoinRpc(config) => rpc::start(&config, shutdown),
+        SourceConfig::Sv2(config) => sv2::start(&config, shutdown),
     }
 }
 
@@ -49,6 +59,7 @@ pub struct Templates {
 enum Sink {
     Embedded(Arc<embedded::Source>),
     Rpc(Arc<rpc::Submitter>),
+    Sv2(Arc<sv2::Source>),
 }
 
 impl Templates {
@@ -63,16 +74,18 @@ impl Templates {
         let submission = match &self.sink {
             Sink::Embedded(source) => source.submit(&solution),
             Sink::Rpc(submitter) => submitter.submit(solution).await,
+            Sink::Sv2(source) => source.submit(solution).await,
         };
         self.board.count(&submission);
         submission
     }
 
-    /// Asks the source for a template now rather than at its next interval.
+    /// Asks the source for a template now rather than at its next interval. A template provider cannot be asked.
     pub fn refresh(&self) {
         match &self.sink {
             Sink::Embedded(source) => source.refresh(),
             Sink::Rpc(submitter) => submitter.refresh(),
+            Sink::Sv2(_) => {}
         }
     }
 

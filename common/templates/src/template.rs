@@ -2,7 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use bitcoin::script::{Instruction, Script};
+use bitcoin::{
+    Transaction,
+    consensus::encode::{deserialize, serialize},
+    script::{Instruction, Script},
+};
+
+use crate::block::{Solved, WITNESS_RESERVED};
 
 /// Everything that jobs are made of. The template and the tip it builds on are one value, swapped whole, so that there
 /// is no moment when one is known and the other is not.
@@ -71,10 +77,27 @@ pub struct CoinbaseTemplate {
 /// The rest of the block. It lives as long as somebody holds the template; transactions are shared between templates.
 #[derive(Clone)]
 pub enum Body {
-    /// Serialised with witness, in the block's order, without the coinbase.
-    Transactions(Arc<[Arc<[u8]>]>),
+    /// In the block's order, without the coinbase.
+    Transactions(Arc<[Arc<BlockTransaction>]>),
     /// The source has them itself.
     Remote,
+}
+
+/// A transaction of a template, with what its place in a block depends on.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BlockTransaction {
+    /// Serialised with its witness.
+    pub bytes: Box<[u8]>,
+    /// Its txid.
+    pub id: [u8; 32],
+    /// Its wtxid.
+    pub witness_id: [u8; 32],
+    /// In weight units (BIP 141).
+    pub weight: u64,
+    /// Satoshis, where the node says it.
+    pub fee: Option<u64>,
+    /// Signature operations as they count against a block's limit (BIP 141).
+    pub sigops: u64,
 }
 
 impl Body {
@@ -111,6 +134,27 @@ pub struct Solution {
     pub nonce: u32,
     /// The whole coinbase, serialised with its witness: 32 zero bytes where the template has a witness commitment.
     pub coinbase: Vec<u8>,
+}
+
+impl Solution {
+    /// The block's hash; `None` if the coinbase does not decode.
+    pub fn hash(&self) -> Option<[u8; 32]> {
+        Some(Solved::new(self).ok()?.header.hash())
+    }
+
+    /// Adds to the coinbase the witness that the template's commitment asks for, where the finder left it out.
+    #[must_use]
+    pub fn with_witness(mut self) -> Self {
+        if let Ok(mut coinbase) = deserialize::<Transaction>(&self.coinbase)
+            && self.template.coinbase.outputs_count > 0
+            && let Some(input) = coinbase.input.first_mut()
+            && input.witness.is_empty()
+        {
+            input.witness.push(WITNESS_RESERVED);
+            self.coinbase = serialize(&coinbase);
+        }
+        self
+    }
 }
 
 /// What became of a solution.

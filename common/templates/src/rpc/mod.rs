@@ -1,6 +1,5 @@
 //! The `bitcoin-rpc` source: `getblocktemplate` and `submitblock` of a Bitcoin Core or Knots node.
 
-mod backoff;
 mod client;
 #[cfg(test)]
 mod fake;

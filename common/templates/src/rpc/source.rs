@@ -13,11 +13,10 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    backoff::Backoff,
     client::{CallError, Client, quoted, request, result_of},
     template::{self, Checked, Invalid, Known},
 };
-use crate::{Error, Template, health::Board};
+use crate::{Error, Template, backoff::Backoff, health::Board};
 
 /// A quiet chain may keep a long poll waiting for ever; TCP keep-alive finds out about a node that is gone.
 const LONG_POLL_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -11,12 +11,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{
-    backoff::Backoff,
-    client::{CallError, Client, parse, quoted, request, result_of},
-};
+use super::client::{CallError, Client, parse, quoted, request, result_of};
 use crate::{
     Solution, Submission,
+    backoff::Backoff,
     block::{self, Solved},
 };
 

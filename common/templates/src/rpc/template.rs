@@ -8,14 +8,10 @@ use work::Target;
 
 use super::client::quoted;
 use crate::{
-    Body, CoinbaseTemplate, Template,
+    BlockTransaction, Body, CoinbaseTemplate, MAX_BLOCK_WEIGHT, MAX_MONEY, Template,
     block::{self, COMMITMENT_MARKER},
 };
 
-/// What 21 million coins are in satoshis.
-const MAX_MONEY: u64 = 21_000_000 * 100_000_000;
-/// A block's weight limit (BIP 141); a byte weighs at least one.
-const MAX_BLOCK_WEIGHT: usize = 4_000_000;
 /// Lock times from here on are times, so no height is above.
 const MAX_HEIGHT: u32 = 500_000_000;
 /// More than the commitment itself is allowed behind it (BIP 141), but nobody needs much.
@@ -38,13 +34,7 @@ pub(crate) struct Checked {
 
 /// The transactions of the last template by witness id: those that are in the next one too are neither stored, nor
 /// decoded, nor hashed again.
-pub(crate) type Known = HashMap<[u8; 32], KnownTransaction>;
-
-#[derive(Clone)]
-pub(crate) struct KnownTransaction {
-    bytes: Arc<[u8]>,
-    id: [u8; 32],
-}
+pub(crate) type Known = HashMap<[u8; 32], Arc<BlockTransaction>>;
 
 /// An answer that is no template.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +63,10 @@ struct AnswerTransaction<'a> {
     data: &'a str,
     txid: &'a str,
     hash: &'a str,
+    /// Satoshis; absent where it is not known (BIP 22).
+    fee: Option<u64>,
+    #[serde(default)]
+    sigops: u64,
 }
 
 /// Checks everything that can be checked without the chain.
@@ -148,7 +142,7 @@ pub(crate) fn check(result: &str, before: &Known) -> Result<Checked, Invalid> {
             locktime: 0,
         },
         merkle_path: block::merkle_path(&transactions.ids),
-        body: Body::Transactions(transactions.bytes.into()),
+        body: Body::Transactions(transactions.all.into()),
     };
     Ok(Checked {
         template,
@@ -160,7 +154,7 @@ pub(crate) fn check(result: &str, before: &Known) -> Result<Checked, Invalid> {
 
 #[derive(Default)]
 struct Transactions {
-    bytes: Vec<Arc<[u8]>>,
+    all: Vec<Arc<BlockTransaction>>,
     ids: Vec<[u8; 32]>,
     witness_ids: Vec<[u8; 32]>,
     known: Known,
@@ -172,7 +166,7 @@ impl Transactions {
         let mut total = 0;
         for (index, answer) in answers.iter().enumerate() {
             let named = |problem: String| Invalid(format!("transaction {index}: {problem}"));
-            total += answer.data.len() / 2;
+            total += answer.data.len() as u64 / 2;
             if total > MAX_BLOCK_WEIGHT {
                 return Err(named("the block is too large with it".to_owned()));
             }
@@ -182,10 +176,20 @@ impl Transactions {
             let bytes =
                 hex::decode(answer.data).map_err(|error| named(format!("data: {error}")))?;
             let transaction = match before.get(&witness_id) {
-                Some(known) if known.id == id && *known.bytes == *bytes => known.clone(),
-                _ => decode(bytes, id, witness_id).map_err(named)?,
+                Some(known)
+                    if known.id == id
+                        && *known.bytes == *bytes
+                        && (known.fee, known.sigops) == (answer.fee, answer.sigops) =>
+                {
+                    Arc::clone(known)
+                }
+                _ => Arc::new(BlockTransaction {
+                    fee: answer.fee,
+                    sigops: answer.sigops,
+                    ..decode(bytes, id, witness_id).map_err(named)?
+                }),
             };
-            all.bytes.push(Arc::clone(&transaction.bytes));
+            all.all.push(Arc::clone(&transaction));
             all.ids.push(id);
             all.witness_ids.push(witness_id);
             if all.known.insert(witness_id, transaction).is_some() {
@@ -196,7 +200,7 @@ impl Transactions {
     }
 }
 
-fn decode(bytes: Vec<u8>, id: [u8; 32], witness_id: [u8; 32]) -> Result<KnownTransaction, String> {
+fn decode(bytes: Vec<u8>, id: [u8; 32], witness_id: [u8; 32]) -> Result<BlockTransaction, String> {
     let transaction: Transaction =
         deserialize(&bytes).map_err(|error| format!("does not decode: {error}"))?;
     if transaction.is_coinbase() {
@@ -208,9 +212,13 @@ fn decode(bytes: Vec<u8>, id: [u8; 32], witness_id: [u8; 32]) -> Result<KnownTra
     if transaction.compute_wtxid().to_byte_array() != witness_id {
         return Err("has another hash".to_owned());
     }
-    Ok(KnownTransaction {
+    Ok(BlockTransaction {
         bytes: bytes.into(),
         id,
+        witness_id,
+        weight: transaction.weight().to_wu(),
+        fee: None,
+        sigops: 0,
     })
 }
 

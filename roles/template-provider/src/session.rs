@@ -1,0 +1,222 @@
+//! The conversation with one client, without I/O: messages, time and templates go in, messages and solutions come out.
+
+mod distribution;
+
+use std::{
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stratum_core::{
+    common_messages_sv2::{
+        ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH,
+        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
+        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, Protocol, SetupConnection,
+        SetupConnectionError, SetupConnectionSuccess,
+    },
+    parsers_sv2::CommonMessages,
+};
+use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
+use templates::{Solution, Template, TooLarge};
+
+use distribution::Distribution;
+
+/// The version of SV2 that is spoken here.
+const VERSION: u16 = 2;
+
+/// A session is in set-up until the client has introduced itself; only then it gets templates.
+#[derive(Debug)]
+pub(crate) enum Session {
+    Setup(Setup),
+    Distribution(Distribution),
+}
+
+#[derive(Debug)]
+pub(crate) struct Setup {
+    settings: Settings,
+    newest: Option<Arc<Template>>,
+    deadline: Instant,
+}
+
+/// The parts of the configuration that a session asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub setup_timeout: Duration,
+    /// Templates that can still be asked for and solved.
+    pub remembered: usize,
+}
+
+impl Session {
+    pub(crate) fn new(settings: Settings, accepted_at: Instant) -> Self {
+        Self::Setup(Setup {
+            settings,
+            newest: None,
+            deadline: accepted_at + settings.setup_timeout,
+        })
+    }
+
+    /// Takes one message of the client. `Break` says that what it caused has to be dealt with before the next is
+    /// taken: an answer can be as large as a block.
+    pub(crate) fn handle(
+        &mut self,
+        frame: Frame<'_>,
+        out: &mut FrameBuffer,
+    ) -> Result<ControlFlow<()>, Fault> {
+        match self {
+            Self::Setup(setup) => {
+                *self = Self::Distribution(setup.handle(frame, out)?);
+                Ok(ControlFlow::Continue(()))
+            }
+            Self::Distribution(distribution) => {
+                distribution.handle(frame, out)?;
+                Ok(ControlFlow::Break(()))
+            }
+        }
+    }
+
+    /// Takes the newest template; older ones that were skipped are of no interest.
+    pub(crate) fn template_changed(
+        &mut self,
+        template: Arc<Template>,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Setup(setup) => setup.newest = Some(template),
+            Self::Distribution(distribution) => distribution.template_changed(template, out)?,
+        }
+        Ok(())
+    }
+
+    /// When the set-up has to be over; `None` when it is.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Setup(setup) => Some(setup.deadline),
+            Self::Distribution(_) => None,
+        }
+    }
+
+    /// A block that the client found, to be submitted at once.
+    pub(crate) fn take_solution(&mut self) -> Option<Solution> {
+        match self {
+            Self::Setup(_) => None,
+            Self::Distribution(distribution) => distribution.solution.take(),
+        }
+    }
+
+    /// Counts since the last call.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        match self {
+            Self::Setup(_) => Tally::default(),
+            Self::Distribution(distribution) => std::mem::take(&mut distribution.tally),
+        }
+    }
+}
+
+/// Why the connection has to end. The client's fault, all of them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Connection(#[from] sv2_connection::Error),
+    #[error("malformed message: {0}")]
+    Malformed(#[from] MalformedMessage),
+    #[error(
+        "message type {message_type:#04x} (extension {extension_type:#06x}) is not expected here"
+    )]
+    Unexpected {
+        extension_type: u16,
+        message_type: u8,
+    },
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    #[error("no SetupConnection in time")]
+    SetupTimeout,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+}
+
+impl Fault {
+    /// Its name among the counters.
+    pub(crate) fn reason(&self) -> &'static str {
+        use sv2_connection::Error;
+        match self {
+            Self::Connection(Error::Closed) => "closed",
+            Self::Connection(Error::Io(_)) => "io",
+            Self::Connection(Error::WriteTimeout) => "slow_reader",
+            Self::Connection(Error::HandshakeTimeout) | Self::SetupTimeout => "setup_timeout",
+            Self::Connection(Error::Handshake) => "handshake",
+            Self::Connection(_) => "protocol",
+            Self::Malformed(_) => "malformed",
+            Self::Unexpected { .. } => "unexpected",
+            Self::Refused(_) => "refused",
+            Self::TooLarge(_) => "constraints",
+        }
+    }
+
+    fn unexpected(frame: &Frame<'_>) -> Self {
+        Self::Unexpected {
+            extension_type: frame.extension_type,
+            message_type: frame.message_type,
+        }
+    }
+}
+
+/// What happened since it was last asked for; plain numbers, folded into the shared ones.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub templates: u64,
+    pub tips: u64,
+    pub transaction_requests: u64,
+    pub transaction_requests_refused: u64,
+    pub solutions: u64,
+    /// Of a template that is not known, or not a block.
+    pub solutions_refused: u64,
+}
+
+impl Setup {
+    fn handle(&mut self, frame: Frame<'_>, out: &mut FrameBuffer) -> Result<Distribution, Fault> {
+        let unexpected = Fault::unexpected(&frame);
+        if frame.extension_type != 0 {
+            return Err(unexpected);
+        }
+        let CommonMessages::SetupConnection(request) = frame.common()? else {
+            return Err(unexpected);
+        };
+        if let Some((code, flags)) = refusal(&request) {
+            out.push(CommonMessages::SetupConnectionError(SetupConnectionError {
+                flags,
+                error_code: code.try_into().map_err(MalformedMessage::Fields)?,
+            }))?;
+            return Err(Fault::Refused(code));
+        }
+        out.push(CommonMessages::SetupConnectionSuccess(
+            SetupConnectionSuccess {
+                used_version: VERSION,
+                flags: 0,
+            },
+        ))?;
+        Ok(Distribution::new(
+            self.settings.remembered,
+            self.newest.take(),
+        ))
+    }
+}
+
+/// The error code, and the flags that are not supported: the protocol has none (SV2 7).
+fn refusal(request: &SetupConnection<'_>) -> Option<(&'static str, u32)> {
+    if request.protocol != Protocol::TemplateDistributionProtocol {
+        Some((ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, 0))
+    } else if request.get_version(VERSION, VERSION).is_none() {
+        Some((ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH, 0))
+    } else if request.flags != 0 {
+        Some((
+            ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
+            request.flags,
+        ))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;
