@@ -103,9 +103,11 @@ impl Drop for Up {
 }
 
 /// Ports that the system chooses, so that tests can run beside each other.
-const FREE_PORTS: [&str; 4] = [
+const FREE_PORTS: [&str; 6] = [
     "--set",
     "pool.listen_address=127.0.0.1:0",
+    "--set",
+    "pool.http_address=127.0.0.1:0",
     "--set",
     "translator.listen_address=127.0.0.1:0",
 ];
@@ -133,7 +135,14 @@ fn a_port_in_use_ends_it_with_the_port_and_what_to_do() {
     let address = taken.local_addr().unwrap().to_string();
     let data = tempfile::tempdir().unwrap();
     let set = format!("translator.listen_address={address}");
-    let arguments = ["--set", "pool.listen_address=127.0.0.1:0", "--set", &set];
+    let arguments = [
+        "--set",
+        "pool.listen_address=127.0.0.1:0",
+        "--set",
+        "pool.http_address=off",
+        "--set",
+        &set,
+    ];
     let (status, stderr) = Up::start(data.path(), &arguments).ended();
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");

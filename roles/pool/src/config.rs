@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use service::listener::Limits;
+use service::{http::Address, listener::Limits};
 use sv2_connection::{Authority, AuthoritySecretKey, Options};
 use templates::SourceConfig;
 use work::Difficulty;
@@ -19,6 +19,8 @@ const LONGEST_TAG: usize = 32;
 pub struct Config {
     /// Where SV2 miners and translators connect.
     pub listen_address: SocketAddr,
+    /// Where `/healthz`, `/readyz`, `/status` and `/metrics` are served, or `off`.
+    pub http_address: Address,
     /// File with the authority's secret key, made by `hashpool keygen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority_secret_key_file: Option<PathBuf>,
@@ -53,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen_address: SocketAddr::from(([0, 0, 0, 0], 34254)),
+            http_address: Address::loopback(9108),
             authority_secret_key_file: None,
             authority_secret_key: None,
             data_dir: PathBuf::from("data/pool"),

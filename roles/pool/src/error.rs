@@ -45,6 +45,9 @@ pub enum Error {
     /// Ours: the task that makes jobs has ended.
     #[error("no more jobs can be made; this is a fault of the pool, please report it with its log")]
     NoMoreWork,
+    /// Ours: two metrics have one name.
+    #[error("metrics: {0}; this is a fault of the pool, please report it")]
+    Metrics(#[from] service::http::prometheus::Error),
     /// The template source cannot be used as configured.
     #[error("template source: {0}")]
     Templates(#[from] templates::Error),

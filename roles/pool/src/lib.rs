@@ -14,6 +14,7 @@ mod connection;
 mod error;
 mod extranonce;
 mod job;
+mod metrics;
 mod mining;
 mod payout;
 mod session;
@@ -22,7 +23,7 @@ mod status;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use service::listener::Listener;
+use service::{http::Server, listener::Listener};
 use sv2_connection::{Authority, AuthorityPublicKey};
 use templates::Templates;
 use tokio::task::JoinSet;
@@ -48,6 +49,7 @@ pub struct Pool {
     prefixes: Prefixes,
     counters: Arc<Counters>,
     templates_stop: CancellationToken,
+    http: Server,
 }
 
 /// Binds and runs a pool until `shutdown`.
@@ -66,8 +68,11 @@ impl Pool {
         let prefixes = Prefixes::open(&config.data_dir, config.server_id)?;
         let templates_stop = CancellationToken::new();
         let templates = templates::start(config.template.clone(), templates_stop.clone())?;
+        let counters = Arc::new(Counters::default());
+        let status = StatusHandle::new(Arc::clone(&counters), templates.clone());
         Ok(Self {
-            counters: Arc::new(Counters::default()),
+            http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
+            counters,
             config,
             listener,
             templates,
@@ -80,6 +85,11 @@ impl Pool {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
+    }
+
+    /// Where it answers operators, if it does.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.local_addr()
     }
 
     /// What clients have to pin.
@@ -107,7 +117,12 @@ impl Pool {
             prefixes,
             counters,
             templates_stop,
+            http,
         } = self;
+        // Operators are answered until the very end.
+        let http_stop = CancellationToken::new();
+        tokio::spawn(http.run(http_stop.clone()));
+        let _stop_http_last = http_stop.drop_guard();
         let _stop_source_last = templates_stop.drop_guard();
         info!(address = %listener.local_addr(), authority_public_key = %authority.public(), "pool listens");
 

@@ -60,7 +60,7 @@ pub struct Status {
     pub channels: u64,
     /// Shares that count.
     pub shares_accepted: u64,
-    /// Shares that do not, by reason.
+    /// Shares that do not, by reason; all reasons there are.
     pub shares_rejected: BTreeMap<&'static str, u64>,
     /// Expected hashes of the accepted shares.
     pub work: u128,
@@ -89,6 +89,16 @@ impl StatusHandle {
         }
     }
 
+    /// Whether the pool can do its job, and if not, why.
+    pub(crate) fn ready(&self) -> Result<(), Vec<String>> {
+        let health = self.templates.health();
+        if health.fresh {
+            return Ok(());
+        }
+        let reason = health.error.unwrap_or_else(|| "no template yet".to_owned());
+        Err(vec![format!("templates: {reason}")])
+    }
+
     /// The counters now.
     pub fn snapshot(&self) -> Status {
         let counters = &*self.counters;
@@ -109,7 +119,6 @@ impl StatusHandle {
                     let count = counters.rejected[reason as usize].load(Ordering::Relaxed);
                     (reason.name(), count)
                 })
-                .filter(|(_, count)| *count > 0)
                 .collect(),
             work: counters.work.get(),
             blocks_accepted: counters.blocks_accepted.load(Ordering::Relaxed),

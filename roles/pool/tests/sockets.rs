@@ -8,6 +8,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use pool::{Config, Pool, StatusHandle};
+use service::http::Address;
 use stratum_core::{
     mining_sv2::{OpenExtendedMiningChannel, SubmitSharesExtended},
     parsers_sv2::{Mining, MiningOwned},
@@ -29,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Running {
     address: SocketAddr,
+    http: SocketAddr,
     key: AuthorityPublicKey,
     status: StatusHandle,
     stop: CancellationToken,
@@ -39,6 +41,7 @@ struct Running {
 fn config(data: &TempDir) -> Config {
     Config {
         listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        http_address: Address::loopback(0),
         authority_secret_key: Some(AuthoritySecretKey::generate()),
         data_dir: data.path().to_owned(),
         payout: "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080".to_owned(),
@@ -55,6 +58,7 @@ impl Running {
         let stop = CancellationToken::new();
         Self {
             address: pool.local_addr(),
+            http: pool.http_addr().unwrap(),
             key: pool.authority_public_key(),
             status: pool.status(),
             task: tokio::spawn(pool.run(stop.clone())),
@@ -205,6 +209,39 @@ async fn a_client_mines_and_the_counts_agree() {
         status.connections == 0 && status.channels == 0 && status.disconnects.is_empty()
     })
     .await;
+    pool.stop().await;
+}
+
+#[tokio::test]
+async fn operators_see_the_same_counts_everywhere() {
+    let pool = Running::start().await;
+    let mut client = pool.client().await;
+    let job = client.open().await;
+    client.mine_one(job, 0).await;
+    eventually(&pool, |status| status.shares_accepted == 1).await;
+    let get = async |path: &str| {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}{path}", pool.http);
+        client.get(url).send().await.unwrap()
+    };
+    assert_eq!(get("/healthz").await.status(), 200);
+    assert_eq!(get("/readyz").await.status(), 200);
+    let status: serde_json::Value = get("/status").await.json().await.unwrap();
+    assert_eq!(status["shares_accepted"], 1);
+    assert_eq!(status["channels"], 1);
+    let metrics = get("/metrics").await.text().await.unwrap();
+    for line in [
+        "hashpool_pool_shares_accepted_total 1",
+        "hashpool_pool_channels 1",
+        "hashpool_pool_template_fresh 1",
+        "hashpool_pool_shares_rejected_total{reason=\"duplicate-share\"} 0",
+        "# TYPE hashpool_pool_blocks_total counter",
+    ] {
+        assert!(
+            metrics.lines().any(|have| have == line),
+            "{line} is not in\n{metrics}"
+        );
+    }
     pool.stop().await;
 }
 

@@ -16,9 +16,11 @@ use std::{
 
 use miner::Miner;
 use pool::Pool;
+use service::http::Address;
 use sv2_connection::{AuthorityPublicKey, AuthoritySecretKey};
 use tempfile::TempDir;
-use templates::{EmbeddedConfig, SourceConfig};
+use template_provider::TemplateProvider;
+use templates::{EmbeddedConfig, SourceConfig, Sv2Config};
 use tokio::{
     runtime::{Builder, Runtime},
     time::{interval, timeout},
@@ -77,6 +79,7 @@ impl<Status> Drop for Role<Status> {
 pub fn pool_config(template: SourceConfig, data: &TempDir) -> pool::Config {
     pool::Config {
         listen_address: any_port(),
+        http_address: Address::At(any_port()),
         authority_secret_key: Some(AuthoritySecretKey::generate()),
         data_dir: data.path().to_owned(),
         payout: PAYOUT.to_owned(),
@@ -118,6 +121,51 @@ pub async fn start_pool(config: pool::Config) -> (Role<pool::StatusHandle>, Auth
         .await
         .expect("the pool's task");
     (Role::new(runtime, address, status, stop), key)
+}
+
+/// A template provider's settings, to be changed by the test before it starts.
+pub fn provider_config(template: SourceConfig) -> template_provider::Config {
+    template_provider::Config {
+        listen_address: any_port(),
+        authority_secret_key: Some(AuthoritySecretKey::generate()),
+        template,
+        ..template_provider::Config::default()
+    }
+}
+
+/// Starts a template provider.
+pub async fn start_provider(
+    config: template_provider::Config,
+) -> (Role<template_provider::StatusHandle>, AuthorityPublicKey) {
+    let stop = CancellationToken::new();
+    let runtime = runtime();
+    let token = stop.clone();
+    let (address, status, key) = runtime
+        .spawn(async move {
+            let provider = TemplateProvider::bind(config)
+                .await
+                .expect("the template provider starts");
+            let facts = (
+                provider.local_addr(),
+                provider.status(),
+                provider.authority_public_key(),
+            );
+            tokio::spawn(provider.run(token));
+            facts
+        })
+        .await
+        .expect("the template provider's task");
+    (Role::new(runtime, address, status, stop), key)
+}
+
+/// Templates from this provider, on a private chain.
+pub fn templates_from(provider: SocketAddr, key: AuthorityPublicKey) -> SourceConfig {
+    SourceConfig::Sv2(Sv2Config {
+        address: provider.to_string(),
+        authority_public_key: Some(key),
+        network: "regtest".to_owned(),
+        ..Sv2Config::default()
+    })
 }
 
 /// Starts a translator that works for this pool.

@@ -1,0 +1,102 @@
+//! What Prometheus sees of the pool, read from the status when it asks.
+
+use service::http::{
+    Endpoints, Families,
+    prometheus::{self, Registry},
+    register,
+};
+use work::Difficulty;
+
+use crate::status::{Status, StatusHandle};
+
+/// The answers to `/readyz`, `/status` and `/metrics`.
+pub(crate) fn endpoints(status: &StatusHandle) -> Result<Endpoints, prometheus::Error> {
+    let registry = Registry::new();
+    let metrics = status.clone();
+    register(&registry, move |families| {
+        collect(&metrics.snapshot(), families);
+    })?;
+    let (ready, status) = (status.clone(), status.clone());
+    Ok(Endpoints::new(
+        move || ready.ready(),
+        move || serde_json::to_value(status.snapshot()).unwrap_or_default(),
+        registry,
+    ))
+}
+
+fn collect(status: &Status, families: &mut Families) {
+    families.gauge(
+        "hashpool_pool_connections",
+        "Open connections.",
+        count(status.connections),
+    );
+    families.counter(
+        "hashpool_pool_connections_total",
+        "Connections since the start.",
+        status.connections_total,
+    );
+    families.counters(
+        "hashpool_pool_disconnects_total",
+        "Connections that the pool ended or lost, by reason.",
+        "reason",
+        status
+            .disconnects
+            .iter()
+            .map(|(reason, count)| (*reason, *count)),
+    );
+    families.gauge(
+        "hashpool_pool_channels",
+        "Open channels.",
+        count(status.channels),
+    );
+    families.counter(
+        "hashpool_pool_shares_accepted_total",
+        "Shares that count.",
+        status.shares_accepted,
+    );
+    families.counters(
+        "hashpool_pool_shares_rejected_total",
+        "Shares that do not count, by reason.",
+        "reason",
+        status
+            .shares_rejected
+            .iter()
+            .map(|(reason, count)| (*reason, *count)),
+    );
+    families.counter(
+        "hashpool_pool_work_difficulty_total",
+        "Work of the accepted shares, in shares of difficulty 1.",
+        u64::try_from(status.work / Difficulty::ONE.target().work()).unwrap_or(u64::MAX),
+    );
+    families.counters(
+        "hashpool_pool_blocks_total",
+        "Blocks that were found, by what became of them.",
+        "outcome",
+        [
+            ("accepted", status.blocks_accepted),
+            ("failed", status.blocks_failed),
+        ],
+    );
+    let templates = &status.templates;
+    families.gauge(
+        "hashpool_pool_template_fresh",
+        "1 while the template is worth working on.",
+        f64::from(u8::from(templates.fresh)),
+    );
+    families.gauge(
+        "hashpool_pool_template_height",
+        "Height of the block that is worked on; 0 before the first template.",
+        f64::from(templates.height.unwrap_or_default()),
+    );
+    families.gauge(
+        "hashpool_pool_template_success_timestamp_seconds",
+        "When the template source last gave an answer; 0 if it never did.",
+        count(templates.last_success_ms.unwrap_or_default()) / 1000.0,
+    );
+}
+
+/// Numbers of this size are exact in a float far beyond anything counted here.
+#[allow(clippy::cast_precision_loss)]
+fn count(value: u64) -> f64 {
+    value as f64
+}
