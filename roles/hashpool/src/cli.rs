@@ -24,13 +24,15 @@ It ends with 0 when it was stopped, 1 when it failed, 2 when the command line or
 pub(crate) enum Command {
     /// Run the pool: SV2 mining over Noise, on block templates of its own node
     Pool(RoleArgs),
+    /// Run the template provider: block templates for any SV2 pool, from a bitcoin node over RPC
+    TemplateProvider(RoleArgs),
     /// Run the translator: SV1 miners on one side, an SV2 pool on the other
     Translator(RoleArgs),
     /// Run the SV1 CPU miner, a tool for trying things out and for tests
     Miner(RoleArgs),
     /// Run chain, pool, translator and miner in one process, with development keys
     Up(UpArgs),
-    /// Make a pool's authority key pair
+    /// Make the authority key pair of a pool or a template provider
     Keygen(KeygenArgs),
 }
 

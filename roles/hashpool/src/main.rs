@@ -35,6 +35,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Pool(args) => run_role::<role::Pool>(&args, &cli.log),
+        Command::TemplateProvider(args) => run_role::<role::TemplateProvider>(&args, &cli.log),
         Command::Translator(args) => run_role::<role::Translator>(&args, &cli.log),
         Command::Miner(args) => run_role::<role::Miner>(&args, &cli.log),
         Command::Up(args) => {

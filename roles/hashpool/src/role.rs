@@ -13,7 +13,7 @@ use crate::cli::RoleArgs;
 use crate::failure::Failure;
 
 /// All roles, as the subcommands and the environment name them.
-pub(crate) const NAMES: [&str; 3] = ["pool", "translator", "miner"];
+pub(crate) const NAMES: [&str; 4] = ["pool", "template-provider", "translator", "miner"];
 
 /// What this binary needs to know of a role.
 pub(crate) trait Role {
@@ -32,11 +32,11 @@ pub(crate) trait Role {
 }
 
 macro_rules! role {
-    ($name:ident, $crate_name:ident) => {
+    ($name:ident, $crate_name:ident, $subcommand:literal) => {
         pub(crate) struct $name;
 
         impl Role for $name {
-            const NAME: &str = stringify!($crate_name);
+            const NAME: &str = $subcommand;
             type Config = $crate_name::Config;
 
             fn validate(config: &Self::Config) -> Result<(), impl Display> {
@@ -53,9 +53,10 @@ macro_rules! role {
     };
 }
 
-role!(Pool, pool);
-role!(Translator, translator);
-role!(Miner, miner);
+role!(Pool, pool, "pool");
+role!(TemplateProvider, template_provider, "template-provider");
+role!(Translator, translator, "translator");
+role!(Miner, miner, "miner");
 
 /// Loads and validates the configuration.
 pub(crate) fn load<R: Role>(args: &RoleArgs) -> Result<R::Config, Failure> {

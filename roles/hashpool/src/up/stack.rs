@@ -39,6 +39,9 @@ struct Running {
 /// A role's task that is over.
 type Ended = (&'static str, Result<(), String>);
 
+/// The roles that `up` runs.
+const RUNS: [&str; 3] = ["pool", "translator", "miner"];
+
 /// How it ended.
 pub(super) struct Stopped {
     pub(super) figures: Figures,
@@ -237,11 +240,11 @@ impl<'a> Configs<'a> {
         let mut overrides = Vec::new();
         for (key, value) in &args.overrides {
             let split = key.split_once('.');
-            let role = split.and_then(|(role, _)| NAMES.iter().copied().find(|name| *name == role));
+            let role = split.and_then(|(role, _)| RUNS.iter().copied().find(|name| *name == role));
             let (Some(role), Some((_, key))) = (role, split) else {
                 return Err(Failure::configuration(format!(
                     "--set {key}: here the key begins with a role: {}",
-                    NAMES.map(|name| format!("{name}.{key}")).join(", ")
+                    RUNS.map(|name| format!("{name}.{key}")).join(", ")
                 )));
             };
             overrides.push((role, key, value.as_str()));
@@ -333,7 +336,7 @@ impl<'a> Configs<'a> {
 fn cannot_start(role: &str, error: impl Display) -> Failure {
     let error = error.to_string();
     let hint = if error.contains("in use") {
-        format!("; another port: --set {role}.listen_address=127.0.0.1:PORT")
+        format!("; another port: --set {role}.listen_address=127.0.0.1:PORT (or {role}.http_address)")
     } else {
         String::new()
     };
