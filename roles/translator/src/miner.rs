@@ -430,7 +430,7 @@ impl Driver {
             self.send_requests();
         }
         self.out.requests.clear();
-        self.session.abandon(now(), &mut self.out);
+        self.session.abandon(&mut self.out);
         self.send_requests();
         if !self.outbox.is_empty() {
             // The queue is full. The channel must be closed all the same, or the upstream would feed it for ever.

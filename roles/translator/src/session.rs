@@ -252,7 +252,6 @@ impl Session {
             return;
         }
         self.retry_opening(now, out);
-        self.report_hashrate(now, out);
     }
 
     /// When [`Session::on_deadline`] is to be called.

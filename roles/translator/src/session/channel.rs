@@ -79,7 +79,7 @@ impl Session {
     pub fn on_channel_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
         match event {
             ChannelEvent::UpstreamUp => {
-                self.leave_channel(now, LossReason::UpstreamDisconnected, out);
+                self.leave_channel(LossReason::UpstreamDisconnected, out);
                 self.stage = Stage::Idle {
                     retry_at: None,
                     failures: 0,
@@ -87,7 +87,7 @@ impl Session {
                 self.open_if_ready(now, out);
             }
             ChannelEvent::UpstreamDown => {
-                self.leave_channel(now, LossReason::UpstreamDisconnected, out);
+                self.leave_channel(LossReason::UpstreamDisconnected, out);
                 self.stage = Stage::NoUpstream;
             }
             ChannelEvent::Opened {
@@ -110,7 +110,7 @@ impl Session {
                     &mut out.bytes,
                     &format!("the pool closed this worker's channel: {reason}"),
                 );
-                self.leave_channel(now, LossReason::ChannelClosed, out);
+                self.leave_channel(LossReason::ChannelClosed, out);
                 self.retry_later(now, failures);
             }
             ChannelEvent::Work(work) => self.send_work(work, out),
@@ -151,13 +151,13 @@ impl Session {
     }
 
     /// The miner is gone and nobody waits for answers any longer.
-    pub fn abandon(&mut self, now: Now, out: &mut Output) {
+    pub fn abandon(&mut self, out: &mut Output) {
         if let Stage::Open(channel) = &self.stage {
             out.requests.push(Request::Close {
                 channel_id: channel.id,
             });
         }
-        self.leave_channel(now, LossReason::Unanswered, out);
+        self.leave_channel(LossReason::Unanswered, out);
         self.stage = Stage::NoUpstream;
     }
 
@@ -215,29 +215,16 @@ impl Session {
         self.open_if_ready(now, out);
     }
 
-    pub(super) fn report_hashrate(&mut self, now: Now, out: &mut Output) {
-        let max_target = self.max_target();
-        if let Stage::Open(channel) = &mut self.stage
-            && let Some(hashrate) = channel.meter.report(now.instant)
-        {
-            out.requests.push(Request::Update {
-                channel_id: channel.id,
-                hashrate,
-                max_target,
-            });
-        }
-    }
-
     pub(super) fn channel_deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Idle { retry_at, .. } => *retry_at,
             Stage::Open(channel) => Some(channel.meter.next_report()),
             Stage::Opening { until, .. } => Some(*until),
-            Stage::NoUpstream => None,
+            Stage::NoUpstream | Stage::Open(_) => None,
         }
     }
 
-    fn max_target(&self) -> work::Target {
+    pub(super) fn max_target(&self) -> work::Target {
         let wanted = self
             .minimum
             .map_or(work::Target::MAX, work::Difficulty::target);
@@ -375,11 +362,11 @@ impl Session {
     }
 
     /// The channel is no more: what was not answered is lost, and its jobs are worth nothing.
-    fn leave_channel(&mut self, now: Now, reason: LossReason, out: &mut Output) {
+    fn leave_channel(&mut self, reason: LossReason, out: &mut Output) {
         let Stage::Open(channel) = &mut self.stage else {
             return;
         };
-        self.measured = channel.meter.known(now.instant).or(self.measured);
+        self.measured = channel.meter.known().or(self.measured);
         let lost = std::mem::take(&mut channel.in_flight);
         self.tally.lose(reason, lost.len() as u64);
         for share in lost {

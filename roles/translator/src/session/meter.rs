@@ -7,16 +7,26 @@ use work::{Hashrate, Target};
 /// How far back a share still counts for much. Shares come a few a minute, so less would be noise.
 const MEMORY: Duration = Duration::from_secs(120);
 
-/// How often the upstream may be told.
-pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// The least time between two reports to the upstream.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Fewer shares than this, faded as their work is, say nothing. A miner that pauses is below it before its hashrate seems
-/// to be half: silence is for the upstream to judge.
+/// The first may come sooner: with a target that is far too easy, a miner sends more than a pool suffers within seconds.
+const FIRST_REPORT: Duration = Duration::from_secs(1);
+
+/// Fewer shares than this, faded as their work is, say nothing.
 const ENOUGH_SHARES: f64 = 8.0;
+
+/// A gap longer than so many usual ones is a pause, which says nothing about the hashrate: by chance it would come once in
+/// e^10 gaps.
+const PAUSE: f64 = 10.0;
+
+/// A shorter gap than this is never a pause.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// An average of the work over time that forgets exponentially, corrected for the time when nothing was measured yet.
 #[derive(Debug)]
 pub(super) struct Meter {
+    /// Moved on by pauses, as `updated` is.
     started: Instant,
     updated: Instant,
     hashes: f64,
@@ -35,11 +45,12 @@ impl Meter {
             hashes: 0.0,
             shares: 0.0,
             reported,
-            next_report: now + REPORT_INTERVAL,
+            next_report: now + FIRST_REPORT,
         }
     }
 
     pub(super) fn add(&mut self, now: Instant, target: &Target) {
+        self.skip_pause(now);
         self.decay(now);
         #[allow(clippy::cast_precision_loss)]
         let hashes = target.work() as f64;
@@ -47,9 +58,9 @@ impl Meter {
         self.shares += 1.0;
     }
 
+    /// What the shares show, fading while none comes.
     pub(super) fn rate(&self, now: Instant) -> Hashrate {
-        let measured = now.saturating_duration_since(self.started).as_secs_f64();
-        let exposure = MEMORY.as_secs_f64() * (1.0 - (-measured / MEMORY.as_secs_f64()).exp());
+        let exposure = self.exposure(now);
         let hashes = self.hashes * self.fading(now);
         if exposure > 0.0 {
             Hashrate::new(hashes / exposure).unwrap_or(Hashrate::ZERO)
@@ -58,28 +69,39 @@ impl Meter {
         }
     }
 
-    /// The hashrate, if enough shares speak for it.
-    pub(super) fn known(&self, now: Instant) -> Option<Hashrate> {
-        (self.shares * self.fading(now) >= ENOUGH_SHARES).then(|| self.rate(now))
+    /// The hashrate at the last share, if enough shares speak for it. Silence after it is for the upstream to judge.
+    pub(super) fn known(&self) -> Option<Hashrate> {
+        Some(self.rate(self.updated))
+            .filter(|rate| self.shares >= ENOUGH_SHARES && *rate > Hashrate::ZERO)
     }
 
-    pub(super) fn next_report(&self) -> Instant {
-        self.next_report
-    }
-
-    /// The hashrate to tell the upstream, if it is due and more than a factor of two from what it knows.
+    /// The hashrate to tell the upstream, if it is more than a factor of two from what that knows. To be asked after a share.
     pub(super) fn report(&mut self, now: Instant) -> Option<Hashrate> {
         if now < self.next_report {
             return None;
         }
-        self.next_report = now + REPORT_INTERVAL;
-        let rate = self.known(now)?;
+        let rate = self.known()?;
         let (seen, known) = (rate.value(), self.reported.value());
         if seen <= 2.0 * known && known <= 2.0 * seen {
             return None;
         }
+        self.next_report = now + REPORT_INTERVAL;
         self.reported = rate;
         Some(rate)
+    }
+
+    fn skip_pause(&mut self, now: Instant) {
+        if self.shares <= 0.0 {
+            return;
+        }
+        let usual = self.exposure(self.updated) / self.shares;
+        let longest = Duration::try_from_secs_f64(PAUSE * usual)
+            .unwrap_or(Duration::MAX)
+            .max(SHORTEST_PAUSE);
+        let gap = now.saturating_duration_since(self.updated);
+        let pause = gap.saturating_sub(longest);
+        self.started += pause;
+        self.updated += pause;
     }
 
     fn decay(&mut self, now: Instant) {
@@ -87,6 +109,12 @@ impl Meter {
         self.hashes *= fading;
         self.shares *= fading;
         self.updated = now.max(self.updated);
+    }
+
+    /// Seconds measured, those long ago counting less.
+    fn exposure(&self, now: Instant) -> f64 {
+        let measured = now.saturating_duration_since(self.started).as_secs_f64();
+        MEMORY.as_secs_f64() * (1.0 - (-measured / MEMORY.as_secs_f64()).exp())
     }
 
     fn fading(&self, now: Instant) -> f64 {
@@ -131,5 +159,19 @@ mod tests {
         let late = meter.rate(start + Duration::from_secs(661)).value();
         assert!(late < soon / 50.0 && late > 0.0);
         assert_eq!(meter.report(start + Duration::from_secs(661)), None);
+    }
+
+    #[test]
+    fn one_batch_at_the_start_does_not_hide_what_follows() {
+        let start = Instant::now();
+        let mut meter = Meter::new(start, Hashrate::ZERO);
+        let target = Difficulty::ONE.target();
+        (0..20).for_each(|_| meter.add(start, &target));
+        assert_eq!(meter.known(), None);
+        for second in (20..=1200).step_by(20) {
+            meter.add(start + Duration::from_secs(second), &target);
+        }
+        let (seen, expected) = (meter.rate(meter.updated).value(), 4_294_967_296.0 / 20.0);
+        assert!((seen / expected - 1.0).abs() < 0.2, "{seen} {expected}");
     }
 }

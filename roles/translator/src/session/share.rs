@@ -106,6 +106,7 @@ impl Session {
             extranonce: ExtranonceBytes::new(&extranonce[..size]).unwrap_or_default(),
         };
         channel.meter.add(now.instant, &share.target);
+        let report = channel.meter.report(now.instant);
         let told = match self.settings.acknowledge {
             Acknowledge::Local => {
                 self.tally.told_accepted += 1;
@@ -122,6 +123,13 @@ impl Session {
         self.tally.forwarded += 1;
         self.tally.in_flight += 1;
         out.requests.push(Request::Submit(submission));
+        if let Some(hashrate) = report {
+            out.requests.push(Request::Update {
+                channel_id: submission.channel_id,
+                hashrate,
+                max_target: self.max_target(),
+            });
+        }
     }
 }
 

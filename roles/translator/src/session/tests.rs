@@ -156,6 +156,18 @@ impl Conversation {
         std::mem::take(&mut self.out.requests)
     }
 
+    /// The hashrates that the upstream was told.
+    fn updates(&mut self) -> Vec<Hashrate> {
+        let update = |request| {
+            if let Request::Update { hashrate, .. } = request {
+                Some(hashrate)
+            } else {
+                None
+            }
+        };
+        self.requests().into_iter().filter_map(update).collect()
+    }
+
     fn shares(&mut self) -> Vec<ShareSubmission> {
         let share = |request| {
             if let Request::Submit(share) = request {
@@ -745,17 +757,49 @@ fn a_pool_that_does_not_answer_is_asked_again() {
 
 #[test]
 fn a_pause_is_no_lower_hashrate() {
+    for pace in [1, 3, 10] {
+        let mut miner = Conversation::mining(|settings| settings.max_in_flight = 100_000);
+        let mine = |miner: &mut Conversation, nonces: std::ops::Range<u32>| {
+            for nonce in nonces {
+                miner.submit("1", "00000000", nonce);
+                miner.wait(pace);
+            }
+        };
+        mine(&mut miner, 0..600);
+        assert_eq!(miner.updates().len(), 1);
+        for _ in 0..60 {
+            miner.wait(10);
+        }
+        mine(&mut miner, 600..1200);
+        let told = miner.updates();
+        assert!(told.is_empty(), "{pace}: {told:?}");
+        // It can be told all the same when it has really become less.
+        for nonce in 1200..1300 {
+            miner.submit("1", "00000000", nonce);
+            miner.wait(pace * 4);
+        }
+        assert_eq!(!miner.updates().is_empty(), pace < 10, "{pace}");
+    }
+}
+
+#[test]
+fn a_hashrate_far_from_the_nominal_one_is_told_within_seconds_and_again_after_a_loss() {
     let mut miner = Conversation::mining(|settings| settings.max_in_flight = 100_000);
-    for second in 0..600 {
-        miner.submit("1", "00000000", second);
-        miner.wait(10);
+    for nonce in 0..3000 {
+        miner.submit("1", "00000000", nonce);
+        miner.now.instant += Duration::from_millis(1);
     }
-    miner.requests();
-    for _ in 0..100 {
-        miner.wait(10);
-        let told = miner.requests();
-        assert!(told.is_empty(), "{told:?}");
-    }
+    let [seen] = miner.updates()[..] else {
+        panic!("one report is expected")
+    };
+    // Targets are met by every hash here.
+    assert!((500.0..2000.0).contains(&seen.value()), "{seen}");
+    miner.event(ChannelEvent::UpstreamDown);
+    miner.event(ChannelEvent::UpstreamUp);
+    let [Request::Open(open)] = &miner.requests()[..] else {
+        panic!("no channel is asked for")
+    };
+    assert!((500.0..2000.0).contains(&open.hashrate.value()));
 }
 
 #[test]
@@ -870,7 +914,7 @@ mod any_conversation {
                 let forwarded = miner.session.tally().forwarded;
                 prop_assert!(miner.session.tally().accepted <= forwarded);
             }
-            miner.session.abandon(miner.now, &mut miner.out);
+            miner.session.abandon(&mut miner.out);
             prop_assert_eq!(miner.session.tally().in_flight, 0);
             prop_assert!(miner.tally_adds_up());
         }
