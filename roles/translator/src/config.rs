@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use service::http;
 use service::listener::Limits;
 use work::{Difficulty, Hashrate, Target};
 
@@ -29,6 +30,8 @@ const MOST_IN_FLIGHT: usize = 1 << 16;
 pub struct Config {
     /// Where SV1 miners connect.
     pub listen_address: SocketAddr,
+    /// Where health, status and metrics are answered over HTTP; "off" for nowhere.
+    pub http_address: http::Address,
     /// Pools, in the order in which they are tried.
     pub upstreams: Vec<Upstream>,
     /// Connections to the pool, over which the miners are spread; 0 is one per processor core.
@@ -71,6 +74,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen_address: SocketAddr::from(([0, 0, 0, 0], 34255)),
+            http_address: http::Address::loopback(9109),
             upstreams: vec![Upstream {
                 address: "127.0.0.1:34254".into(),
                 authority_public_key: None,

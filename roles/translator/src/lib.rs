@@ -5,6 +5,7 @@
 
 mod config;
 pub mod job;
+mod metrics;
 mod miner;
 pub mod session;
 mod status;
@@ -12,13 +13,16 @@ mod upstream;
 
 pub use config::Config;
 pub use session::Acknowledge;
-pub use status::{MinerSnapshot, Shares, Snapshot, StatusHandle, UpstreamSnapshot};
+pub use status::{
+    MinerSnapshot, Shares, Snapshot, StatusHandle, TrafficSnapshot, UpstreamSnapshot,
+};
 pub use upstream::Upstream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use service::http;
 use service::listener::{Accepted, Listener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -44,6 +48,12 @@ pub enum Error {
     /// The port or the limits.
     #[error(transparent)]
     Listen(#[from] service::listener::Error),
+    /// The port for HTTP.
+    #[error("http_address: {0}")]
+    Http(#[source] service::listener::Error),
+    /// Two metrics of one name; the programmer's to mend.
+    #[error("metrics: {0}")]
+    Metrics(#[from] service::http::prometheus::Error),
 }
 
 /// A translator whose port is open.
@@ -51,6 +61,8 @@ pub enum Error {
 pub struct Translator {
     config: Config,
     listener: Listener,
+    /// Until it runs.
+    http: Option<http::Server>,
     slots: Vec<Slot>,
     status: Arc<Status>,
 }
@@ -87,9 +99,12 @@ impl Translator {
         .collect();
         let states = slots.iter().map(|slot| Arc::clone(&slot.state)).collect();
         let status = Status::new(states, listener.counters());
+        let endpoints = metrics::endpoints(&status.handle())?;
+        let http = http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?;
         Ok(Self {
             config,
             listener,
+            http: Some(http),
             slots,
             status,
         })
@@ -98,6 +113,11 @@ impl Translator {
     /// Where miners connect.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
+    }
+
+    /// Where it answers over HTTP, if it does.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref()?.local_addr()
     }
 
     /// A handle to the status, to be kept while the translator runs.
@@ -121,6 +141,10 @@ impl Translator {
         // Miners stop first, so that the answers to their last shares can still come.
         let upstream_shutdown = CancellationToken::new();
         let mut supervisors = self.connect_upstreams(&upstream_shutdown);
+        if let Some(http) = self.http.take() {
+            // Tells how it ends, too.
+            supervisors.spawn(http.run(upstream_shutdown.clone()));
+        }
         let miners = TaskTracker::new();
         let settings = Arc::new(self.config.settings());
         tracing::info!(address = %self.listener.local_addr(), "listening for SV1 miners");
@@ -215,6 +239,7 @@ mod tests {
     async fn an_idle_connection_stays_small() {
         let config = Config {
             listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http_address: http::Address::Off,
             ..Config::default()
         };
         let settings = Arc::new(config.settings());

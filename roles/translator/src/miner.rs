@@ -18,7 +18,7 @@ use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::session::{ChannelEvent, EndReason, Now, Output, Request, Session};
-use crate::status::Miner;
+use crate::status::{Miner, Traffic};
 use crate::upstream::{Letters, Link, Mailbox, Outgoing};
 
 /// Bytes read at once, into a buffer of the worker thread.
@@ -163,7 +163,12 @@ impl Socket {
             match self.stream.try_read(buffer) {
                 Ok(0) => Err(End::Closed),
                 Ok(size) => {
+                    let read_at = Instant::now();
+                    driver.since_published.from_miner += size as u64;
                     self.handle_lines(&buffer[..size], driver);
+                    if !driver.out.bytes.is_empty() {
+                        driver.asked_at.get_or_insert(read_at);
+                    }
                     Ok(())
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -196,6 +201,7 @@ impl Socket {
                 Ok(0) => return Err(End::Closed),
                 Ok(size) => {
                     driver.written += size;
+                    driver.since_published.to_miner += size as u64;
                     self.write_deadline = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -209,6 +215,11 @@ impl Socket {
         driver.out.bytes.clear();
         driver.written = 0;
         self.write_deadline = None;
+        if !self.backlog
+            && let Some(asked_at) = driver.asked_at.take()
+        {
+            driver.since_published.answered_after = Some(asked_at.elapsed());
+        }
         Ok(())
     }
 }
@@ -224,6 +235,9 @@ pub(crate) struct Driver {
     out: Output,
     /// How much of `out.bytes` the socket has taken.
     written: usize,
+    /// When the requests were read whose answers are being written.
+    asked_at: Option<Instant>,
+    since_published: Traffic,
 }
 
 /// A living upstream connection and this miner's mail from it.
@@ -246,6 +260,8 @@ impl Driver {
             outbox: VecDeque::new(),
             out: Output::default(),
             written: 0,
+            asked_at: None,
+            since_published: Traffic::default(),
         }
     }
 
@@ -376,9 +392,11 @@ impl Driver {
         })
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let (session, now) = (&self.session, now());
+        let traffic = std::mem::take(&mut self.since_published);
         self.status.publish(|status| {
+            status.traffic.add(&traffic, session.notifications());
             if status.tally != *session.tally() {
                 status.tally = session.tally().clone();
             }

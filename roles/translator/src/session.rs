@@ -207,6 +207,7 @@ pub struct Session {
     told: Told,
     recent: Recent,
     tally: Tally,
+    notifications: u64,
 }
 
 /// What the miner was told last, so that it is told only what changes.
@@ -235,6 +236,7 @@ impl Session {
             told: Told::default(),
             recent: Recent::default(),
             tally: Tally::default(),
+            notifications: 0,
         }
     }
 
@@ -274,6 +276,11 @@ impl Session {
     /// What became of this miner's shares so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// How many `mining.notify` it was sent.
+    pub fn notifications(&self) -> u64 {
+        self.notifications
     }
 
     /// The name that the miner mines under, once it is known.

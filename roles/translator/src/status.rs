@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use service::http::Histogram;
 
 use crate::session::Tally;
 use crate::upstream::SlotState;
@@ -24,16 +25,31 @@ pub struct Snapshot {
     pub upstreams: Vec<UpstreamSnapshot>,
     /// Miners that are connected.
     pub connected: usize,
+    /// Connections of miners since the start.
+    pub connections: u64,
     /// Ended connections by reason.
     pub disconnected: BTreeMap<&'static str, u64>,
     /// What the listener did.
     pub listener: service::listener::Snapshot,
     /// All shares since the start, of miners that are here and miners that left.
     pub shares: Shares,
+    /// Bytes and messages between the miners and here.
+    pub traffic: TrafficSnapshot,
     /// In H/s: what the shares of the miners that are connected show.
     pub hashrate: f64,
     /// The miners that are connected, oldest first.
     pub miners: Vec<MinerSnapshot>,
+}
+
+/// What went over the miners' connections since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct TrafficSnapshot {
+    /// Bytes from miners, in the direction of the pool.
+    pub bytes_sent: u64,
+    /// Bytes to miners, from the direction of the pool.
+    pub bytes_received: u64,
+    /// `mining.notify` messages to miners.
+    pub notifications: u64,
 }
 
 /// A connection to a pool.
@@ -79,7 +95,8 @@ pub struct Shares {
     pub told_accepted: u64,
     /// That the pool has not answered yet.
     pub in_flight: u64,
-    /// Hashes that the accepted shares stand for.
+    /// Hashes that the accepted shares stand for; as text, because numbers in JSON are not that long.
+    #[serde(serialize_with = "as_text")]
     pub accepted_work: u128,
     /// Refused, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
@@ -111,6 +128,16 @@ impl StatusHandle {
     pub fn is_ready(&self) -> bool {
         self.0.slots.iter().any(|slot| slot.read().0.is_some())
     }
+
+    /// What is shown as metrics, summed over the miners that are here and those that left.
+    pub(crate) fn totals(&self) -> Totals {
+        self.0.totals(|_| ())
+    }
+
+    /// One entry for each connection to a pool.
+    pub(crate) fn upstreams(&self) -> Vec<UpstreamSnapshot> {
+        self.0.upstreams()
+    }
 }
 
 #[derive(Debug)]
@@ -124,8 +151,35 @@ pub(crate) struct Status {
 struct Miners {
     last_id: u64,
     present: HashMap<u64, Arc<Miner>>,
-    departed: Tally,
+    departed: Departed,
+}
+
+/// What miners leave behind.
+#[derive(Debug, Clone, Default)]
+struct Departed {
+    tally: Tally,
+    traffic: TrafficTotals,
     disconnected: BTreeMap<&'static str, u64>,
+    durations: Durations,
+    first_jobs: Latencies,
+}
+
+/// Sums over all miners. The names in it are bounded by the code.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) connected: usize,
+    pub(crate) connections: u64,
+    pub(crate) disconnected: BTreeMap<&'static str, u64>,
+    pub(crate) listener: service::listener::Snapshot,
+    pub(crate) tally: Tally,
+    pub(crate) traffic: TrafficTotals,
+    pub(crate) hashrate: f64,
+    /// The mean of what connected miners were told.
+    pub(crate) difficulty: f64,
+    /// Of connections that ended.
+    pub(crate) durations: Durations,
+    /// From a miner's connection to its first job.
+    pub(crate) first_jobs: Latencies,
 }
 
 /// One miner's entry.
@@ -134,6 +188,7 @@ pub(crate) struct Miner {
     id: u64,
     address: SocketAddr,
     connected_at_ms: u64,
+    connected_at: Instant,
     now: Mutex<MinerNow>,
 }
 
@@ -144,31 +199,99 @@ pub(crate) struct MinerNow {
     pub(crate) difficulty: Option<f64>,
     pub(crate) hashrate: f64,
     pub(crate) tally: Tally,
+    pub(crate) traffic: TrafficTotals,
+    first_job_after: Option<Duration>,
+}
+
+/// What a miner's task has seen since it told last.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) from_miner: u64,
+    pub(crate) to_miner: u64,
+    /// How long the answers to what was read last have taken.
+    pub(crate) answered_after: Option<Duration>,
+}
+
+/// Seconds; a translator answers out of its own memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Latencies(pub(crate) Histogram<9>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Histogram::new(&[
+            0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0,
+        ]))
+    }
+}
+
+/// Seconds; from firmware that cannot agree to a farm that never goes off.
+#[derive(Debug, Clone)]
+pub(crate) struct Durations(pub(crate) Histogram<8>);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Histogram::new(&[
+            1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 604_800.0,
+        ]))
+    }
+}
+
+/// A miner's traffic, or sums of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TrafficTotals {
+    pub(crate) from_miners: u64,
+    pub(crate) to_miners: u64,
+    pub(crate) notifications: u64,
+    /// From reading requests to having written their answers, once for each read.
+    pub(crate) answers: Latencies,
+}
+
+impl TrafficTotals {
+    pub(crate) fn add(&mut self, traffic: &Traffic, notifications: u64) {
+        self.from_miners += traffic.from_miner;
+        self.to_miners += traffic.to_miner;
+        self.notifications = notifications;
+        if let Some(after) = traffic.answered_after {
+            self.answers.0.observe(after.as_secs_f64());
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.from_miners += other.from_miners;
+        self.to_miners += other.to_miners;
+        self.notifications += other.notifications;
+        self.answers.0.add(&other.answers.0);
+    }
+
+    fn snapshot(&self) -> TrafficSnapshot {
+        TrafficSnapshot {
+            bytes_sent: self.from_miners,
+            bytes_received: self.to_miners,
+            notifications: self.notifications,
+        }
+    }
 }
 
 impl Miner {
     /// Called by the miner's own task only.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut MinerNow)) {
-        change(&mut lock(&self.now));
+        let mut now = lock(&self.now);
+        change(&mut now);
+        if now.first_job_after.is_none() && now.traffic.notifications > 0 {
+            now.first_job_after = Some(self.connected_at.elapsed());
+        }
     }
 
-    fn snapshot(&self) -> (MinerSnapshot, Tally) {
-        let MinerNow {
-            worker,
-            difficulty,
-            hashrate,
-            tally,
-        } = lock(&self.now).clone();
-        let snapshot = MinerSnapshot {
+    fn snapshot(&self, now: &MinerNow) -> MinerSnapshot {
+        MinerSnapshot {
             id: self.id,
             address: self.address,
-            worker: worker.map(Into::into),
+            worker: now.worker.as_deref().map(Into::into),
             connected_at_ms: self.connected_at_ms,
-            difficulty,
-            hashrate,
-            shares: Shares::from(&tally),
-        };
-        (snapshot, tally)
+            difficulty: now.difficulty,
+            hashrate: now.hashrate,
+            shares: Shares::from(&now.tally),
+        }
     }
 }
 
@@ -196,6 +319,7 @@ impl Status {
             id,
             address,
             connected_at_ms: unix_ms(),
+            connected_at: Instant::now(),
             now: Mutex::default(),
         });
         miners.present.insert(id, Arc::clone(&miner));
@@ -204,42 +328,88 @@ impl Status {
 
     pub(crate) fn depart(&self, miner: &Miner, reason: &'static str) {
         let mut miners = lock(&self.miners);
-        if miners.present.remove(&miner.id).is_some() {
-            miners.departed.add(&lock(&miner.now).tally);
-            *miners.disconnected.entry(reason).or_default() += 1;
+        if miners.present.remove(&miner.id).is_none() {
+            return;
         }
+        let departed = &mut miners.departed;
+        let now = lock(&miner.now);
+        departed.tally.add(&now.tally);
+        departed.traffic.merge(&now.traffic);
+        let duration = miner.connected_at.elapsed();
+        departed.durations.0.observe(duration.as_secs_f64());
+        if let Some(after) = now.first_job_after {
+            departed.first_jobs.0.observe(after.as_secs_f64());
+        }
+        *departed.disconnected.entry(reason).or_default() += 1;
+    }
+
+    /// Sums over all miners; each that is connected is shown to `each`.
+    fn totals(&self, mut each: impl FnMut(MinerSight<'_>)) -> Totals {
+        let miners = lock(&self.miners);
+        let departed = miners.departed.clone();
+        let mut totals = Totals {
+            connected: miners.present.len(),
+            connections: miners.last_id,
+            disconnected: departed.disconnected,
+            listener: self.listener.snapshot(),
+            tally: departed.tally,
+            traffic: departed.traffic,
+            durations: departed.durations,
+            first_jobs: departed.first_jobs,
+            ..Totals::default()
+        };
+        let mut told = 0.0;
+        for miner in miners.present.values() {
+            let now = lock(&miner.now);
+            totals.tally.add(&now.tally);
+            totals.traffic.merge(&now.traffic);
+            totals.hashrate += now.hashrate;
+            if let Some(difficulty) = now.difficulty {
+                told += 1.0;
+                totals.difficulty += (difficulty - totals.difficulty) / told;
+            }
+            if let Some(after) = now.first_job_after {
+                totals.first_jobs.0.observe(after.as_secs_f64());
+            }
+            each(MinerSight { miner, now: &now });
+        }
+        totals
     }
 
     fn snapshot(&self) -> Snapshot {
-        let miners = lock(&self.miners);
-        let mut total = miners.departed.clone();
-        let mut present: Vec<MinerSnapshot> = Vec::with_capacity(miners.present.len());
-        for miner in miners.present.values() {
-            let (snapshot, tally) = miner.snapshot();
-            total.add(&tally);
-            present.push(snapshot);
-        }
-        let disconnected = miners.disconnected.clone();
-        drop(miners);
+        let mut present = Vec::new();
+        let totals = self.totals(|MinerSight { miner, now }| present.push(miner.snapshot(now)));
         present.sort_by_key(|miner| miner.id);
-        let upstreams = self.slots.iter().map(|slot| {
+        Snapshot {
+            upstreams: self.upstreams(),
+            connected: totals.connected,
+            connections: totals.connections,
+            disconnected: totals.disconnected,
+            listener: totals.listener,
+            shares: Shares::from(&totals.tally),
+            traffic: totals.traffic.snapshot(),
+            hashrate: totals.hashrate,
+            miners: present,
+        }
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamSnapshot> {
+        let read = |slot: &Arc<SlotState>| {
             let (connected_to, last_error, connections) = slot.read();
             UpstreamSnapshot {
                 connected_to,
                 connections,
                 last_error,
             }
-        });
-        Snapshot {
-            upstreams: upstreams.collect(),
-            connected: present.len(),
-            disconnected,
-            listener: self.listener.snapshot(),
-            shares: Shares::from(&total),
-            hashrate: present.iter().map(|miner| miner.hashrate).sum(),
-            miners: present,
-        }
+        };
+        self.slots.iter().map(read).collect()
     }
+}
+
+/// A miner and what holds for it now.
+struct MinerSight<'a> {
+    miner: &'a Miner,
+    now: &'a MinerNow,
 }
 
 impl From<&Tally> for Shares {
@@ -255,6 +425,10 @@ impl From<&Tally> for Shares {
             lost: tally.lost_by_reason().collect(),
         }
     }
+}
+
+fn as_text<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(number)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

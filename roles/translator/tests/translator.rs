@@ -323,6 +323,7 @@ async fn a_port_in_use_is_a_clear_error() {
     let translator = Running::start(vec![nobody()], |_| ()).await;
     let config = translator::Config {
         listen_address: translator.address,
+        http_address: service::http::Address::Off,
         ..translator::Config::default()
     };
     let error = translator::Translator::bind(config).await.unwrap_err();

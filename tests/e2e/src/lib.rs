@@ -176,6 +176,7 @@ pub async fn start_translator(
 ) -> Role<translator::StatusHandle> {
     let mut config = translator::Config {
         listen_address: any_port(),
+        http_address: service::http::Address::Off,
         upstreams: vec![Upstream {
             address: pool.to_string(),
             authority_public_key: Some(key),

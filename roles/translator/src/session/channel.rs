@@ -218,7 +218,6 @@ impl Session {
     pub(super) fn channel_deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Idle { retry_at, .. } => *retry_at,
-            Stage::Open(channel) => Some(channel.meter.next_report()),
             Stage::Opening { until, .. } => Some(*until),
             Stage::NoUpstream | Stage::Open(_) => None,
         }
@@ -311,6 +310,7 @@ impl Session {
             version_mask,
         });
         work.job.write_notify(&mut out.bytes, &hole, clean_jobs);
+        self.notifications += 1;
     }
 
     /// Answers come in order as a rule. Where they do not, the oldest shares up to the number named are taken, as many as

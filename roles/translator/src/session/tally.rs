@@ -32,18 +32,26 @@ impl Tally {
 
     /// Refused shares by reason, without those that are zero.
     pub fn rejected_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        RejectReason::ALL
-            .iter()
-            .map(|reason| (reason.name(), self.rejected[*reason as usize]))
-            .filter(|count| count.1 > 0)
+        self.rejections().filter(|count| count.1 > 0)
     }
 
     /// Lost shares by reason, without those that are zero.
     pub fn lost_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.losses().filter(|count| count.1 > 0)
+    }
+
+    /// Refused shares by every reason that there is.
+    pub fn rejections(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        RejectReason::ALL
+            .iter()
+            .map(|reason| (reason.name(), self.rejected[*reason as usize]))
+    }
+
+    /// Lost shares by every reason that there is.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
         LossReason::ALL
             .iter()
             .map(|reason| (reason.name(), self.lost[*reason as usize]))
-            .filter(|count| count.1 > 0)
     }
 
     /// Adds another tally.

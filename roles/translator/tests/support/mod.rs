@@ -260,6 +260,7 @@ impl Pool {
 /// A translator that runs until dropped.
 pub(crate) struct Running {
     pub(crate) address: std::net::SocketAddr,
+    pub(crate) http: std::net::SocketAddr,
     pub(crate) status: StatusHandle,
     pub(crate) shutdown: CancellationToken,
     pub(crate) task: tokio::task::JoinHandle<Result<(), translator::Error>>,
@@ -269,6 +270,7 @@ impl Running {
     pub(crate) async fn start(upstreams: Vec<Upstream>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             listen_address: "127.0.0.1:0".parse().unwrap(),
+            http_address: "127.0.0.1:0".parse().unwrap(),
             upstreams,
             upstream_connections: 1,
             reconnect_first_ms: 10,
@@ -279,10 +281,12 @@ impl Running {
         change(&mut config);
         let translator = Translator::bind(config).await.unwrap();
         let (address, status) = (translator.local_addr(), translator.status());
+        let http = translator.http_addr().unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(translator.run(shutdown.clone()));
         Self {
             address,
+            http,
             status,
             shutdown,
             task,

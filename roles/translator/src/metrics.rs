@@ -1,0 +1,194 @@
+//! What Prometheus is shown: sums over all miners, read from their own counts when it asks.
+
+use service::http::prometheus::{self, Registry};
+use service::http::{Endpoints, Families, register};
+
+use crate::status::{StatusHandle, Totals};
+
+/// What the HTTP server says of a translator.
+pub(crate) fn endpoints(status: &StatusHandle) -> Result<Endpoints, prometheus::Error> {
+    let registry = Registry::new();
+    let source = status.clone();
+    register(&registry, move |families| {
+        let totals = source.totals();
+        stratum(families, &totals);
+        own(families, &totals);
+        upstreams(families, &source);
+    })?;
+    let (ready, snapshot) = (status.clone(), status.clone());
+    Ok(Endpoints::new(
+        move || readiness(&ready),
+        // Maps have text for keys and numbers are finite or become null, so nothing here fails.
+        move || serde_json::to_value(snapshot.snapshot()).unwrap_or_default(),
+        registry,
+    ))
+}
+
+/// A pool can take work, or why none can.
+fn readiness(status: &StatusHandle) -> Result<(), Vec<String>> {
+    if status.is_ready() {
+        return Ok(());
+    }
+    let mut reasons: Vec<String> = status
+        .upstreams()
+        .into_iter()
+        .filter_map(|upstream| upstream.last_error)
+        .map(|error| format!("no pool is connected: {error}"))
+        .collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    if reasons.is_empty() {
+        reasons.push("no pool is connected yet".to_owned());
+    }
+    Err(reasons)
+}
+
+/// The names that the SV1 side of every role uses. "Sent" is towards the pool, "received" from it.
+fn stratum(families: &mut Families, totals: &Totals) {
+    let (tally, traffic) = (&totals.tally, &totals.traffic);
+    families.gauge(
+        "stratum_active_connections",
+        "Miners that are connected.",
+        count(totals.connected),
+    );
+    families.counter(
+        "stratum_connections_total",
+        "Connections of miners.",
+        totals.connections,
+    );
+    families.histogram(
+        "stratum_connection_duration_seconds",
+        "How long connections of miners that ended had lasted.",
+        &totals.durations.0,
+    );
+    families.counter(
+        "stratum_bytes_sent_total",
+        "Bytes from miners, in the direction of the pool.",
+        traffic.from_miners,
+    );
+    families.counter(
+        "stratum_bytes_received_total",
+        "Bytes to miners, from the direction of the pool.",
+        traffic.to_miners,
+    );
+    families.counter(
+        "stratum_submits_total",
+        "Shares that miners submitted.",
+        tally.submitted,
+    );
+    families.counter(
+        "stratum_accepted_shares_total",
+        "Shares that the pool acknowledged.",
+        tally.accepted,
+    );
+    families.counters(
+        "stratum_rejected_shares_total",
+        "Shares refused here, or by the pool (upstream-).",
+        "reason",
+        tally.rejections(),
+    );
+    families.counter(
+        "stratum_notifications_total",
+        "Jobs sent to miners.",
+        traffic.notifications,
+    );
+    families.gauge(
+        "stratum_current_difficulty",
+        "Mean of the difficulties that connected miners were told.",
+        totals.difficulty,
+    );
+    families.histogram(
+        "stratum_connect_latency_seconds",
+        "Time from a miner's connection to its first job.",
+        &totals.first_jobs.0,
+    );
+    families.histogram(
+        "stratum_request_response_seconds",
+        "Time from reading requests to having written what is answered at once; one for each read, however many requests it brought.",
+        &traffic.answers.0,
+    );
+}
+
+fn own(families: &mut Families, totals: &Totals) {
+    let tally = &totals.tally;
+    families.counter(
+        "hashpool_translator_forwarded_shares_total",
+        "Shares sent to the pool.",
+        tally.forwarded,
+    );
+    families.counter(
+        "hashpool_translator_told_accepted_shares_total",
+        "Shares that miners were told are accepted.",
+        tally.told_accepted,
+    );
+    families.counters(
+        "hashpool_translator_lost_shares_total",
+        "Shares whose fate is unknown.",
+        "reason",
+        tally.losses(),
+    );
+    families.gauge(
+        "hashpool_translator_shares_in_flight",
+        "Shares that the pool has not answered yet.",
+        count(usize::try_from(tally.in_flight).unwrap_or(usize::MAX)),
+    );
+    families.gauge(
+        "hashpool_translator_hashrate_hashes_per_second",
+        "What the shares of connected miners show.",
+        totals.hashrate,
+    );
+    families.counters(
+        "hashpool_translator_disconnects_total",
+        "Connections of miners that ended.",
+        "reason",
+        totals
+            .disconnected
+            .iter()
+            .map(|(reason, count)| (*reason, *count)),
+    );
+    let listener = &totals.listener;
+    families.counters(
+        "hashpool_translator_refused_connections_total",
+        "Connections closed because of a limit.",
+        "reason",
+        [("per-address", listener.refused_per_address)],
+    );
+    families.counters(
+        "hashpool_translator_accept_pauses_total",
+        "Times that new connections had to wait.",
+        "reason",
+        [
+            ("connections", listener.waited_for_slot),
+            ("pace", listener.waited_for_pace),
+        ],
+    );
+    families.counter(
+        "hashpool_translator_accept_errors_total",
+        "Errors of the system when accepting, such as a lack of file descriptors.",
+        listener.accept_errors,
+    );
+}
+
+fn upstreams(families: &mut Families, status: &StatusHandle) {
+    let upstreams = status.upstreams();
+    let connected = upstreams
+        .iter()
+        .filter(|upstream| upstream.connected_to.is_some())
+        .count();
+    families.gauge(
+        "hashpool_translator_upstream_connections",
+        "Connections to pools that are up.",
+        count(connected),
+    );
+    families.counter(
+        "hashpool_translator_upstream_connects_total",
+        "Connections to pools that were made.",
+        upstreams.iter().map(|upstream| upstream.connections).sum(),
+    );
+}
+
+/// Exact up to 2^53, as all that Prometheus stores.
+#[allow(clippy::cast_precision_loss)]
+fn count(number: usize) -> f64 {
+    number as f64
+}
