@@ -12,7 +12,7 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint fmt setup bench-vardiff
+.PHONY: help up test lint fmt setup bench-share bench-vardiff
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ lint: ## format, clippy without a warning, and the lock file
 fmt: ## format all code
 	@tools/setup lint
 	$(CARGO) fmt --all
+
+bench-share: ## what a share costs at least, beside channels_sv2
+	@tools/setup build
+	@$(CARGO) bench --quiet --locked --package bench-share
 
 bench-vardiff: ## the difficulty controller beside SRI's, simulated; SEEDS=n, CASE=part of a case's name
 	@tools/setup build

@@ -20,6 +20,7 @@ mod payout;
 mod session;
 mod shares;
 mod status;
+mod submit;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -25,11 +25,11 @@ use self::supply::announce_to_channel;
 use crate::{
     acknowledge::{Accepted, Acknowledgements, Owner},
     board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE, Work, group_id},
-    channel::{Channel, Kind, Opening, Share},
+    channel::{Channel, Kind, Opening},
     extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
-    job::Claim,
     session::{Fault, Found, Resources, Tally},
     shares::Rejection,
+    submit::Submission,
 };
 
 /// How often difficulties are looked at where no shares come.
@@ -99,33 +99,10 @@ impl Mining {
             // SV2 3.4.1: what belongs to an unknown extension is ignored.
             _ => return Ok(()),
         }
+        if let Some(submission) = Submission::parse(frame.message_type, frame.payload) {
+            return self.submit(submission, now, out);
+        }
         match frame.mining()? {
-            Message::SubmitSharesExtended(m) => {
-                let claim = Claim {
-                    version: m.version,
-                    ntime: m.ntime,
-                    nonce: m.nonce,
-                };
-                let share = Share {
-                    job_id: m.job_id,
-                    claim,
-                    extranonce: m.extranonce.as_bytes(),
-                };
-                self.submit(m.channel_id, m.sequence_number, share, now, out)?;
-            }
-            Message::SubmitSharesStandard(m) => {
-                let claim = Claim {
-                    version: m.version,
-                    ntime: m.ntime,
-                    nonce: m.nonce,
-                };
-                let share = Share {
-                    job_id: m.job_id,
-                    claim,
-                    extranonce: &[],
-                };
-                self.submit(m.channel_id, m.sequence_number, share, now, out)?;
-            }
             Message::OpenExtendedMiningChannel(m) => {
                 let size = usize::from(m.min_extranonce_size).max(ROLLABLE_SIZE) + PREFIX_SIZE;
                 let opening = Opening {
@@ -250,12 +227,15 @@ impl Mining {
 
     fn submit(
         &mut self,
-        channel_id: u32,
-        sequence_number: u32,
-        share: Share<'_>,
+        submission: Submission<'_>,
         now: Instant,
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
+        let Submission {
+            channel_id,
+            sequence_number,
+            share,
+        } = submission;
         let job_is_past = self.is_past(share.job_id);
         let counts = match self.position(channel_id) {
             None => Err(Rejection::InvalidChannelId),
