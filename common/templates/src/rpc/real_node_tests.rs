@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, RpcConfig, SourceConfig, Submission, Template, Templates, testing};
+use crate::{Error, Room, RpcConfig, SourceConfig, Submission, Template, Templates, testing};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -99,6 +99,39 @@ async fn a_regtest_node_takes_our_block_with_a_payment_from_its_mempool() {
         templates.submit(greedy).await,
         Submission::Rejected("bad-cb-amount".to_owned())
     );
+}
+
+#[tokio::test]
+async fn a_node_takes_a_block_that_leaves_out_transactions_for_the_coinbases_sake() {
+    let Some(node) = Node::start(Chain::Regtest).await else {
+        return;
+    };
+    node.fund_wallet("miner").await;
+    let first = node.pay("miner").await;
+    let second = node.pay("miner").await;
+    let templates = start(&node);
+    let whole = template(&templates, |template| {
+        template.body.transaction_count() == Some(2)
+    })
+    .await;
+    let less = (0..1_000_000)
+        .rev()
+        .step_by(50)
+        .filter_map(|output_bytes| {
+            let room = Room {
+                output_bytes,
+                sigops: 0,
+            };
+            whole.with_room(room).ok()
+        })
+        .find(|less| less.body.transaction_count() == Some(1))
+        .unwrap();
+    assert!(less.coinbase.value_remaining < whole.coinbase.value_remaining);
+    let block = mine(&node, &templates, &less).await;
+    let block = node.call("getblock", json!([block])).await;
+    let inside = block["tx"].as_array().unwrap();
+    assert_eq!(inside.len(), 2, "{block}");
+    assert!(inside.contains(&json!(first)) != inside.contains(&json!(second)));
 }
 
 #[tokio::test]
