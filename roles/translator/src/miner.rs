@@ -117,9 +117,6 @@ impl Socket {
             driver.publish();
             driver.give_buffers_back();
             let reading = driver.may_handle_lines();
-            if !reading {
-                driver.session.not_listening(now());
-            }
             let writing = !driver.is_written();
             let interest = if writing {
                 Interest::WRITABLE
@@ -136,6 +133,9 @@ impl Socket {
                 () = shutdown.cancelled() => Wake::Shutdown,
             };
             driver.borrow_buffers();
+            if !reading {
+                driver.session.not_listening(now());
+            }
             match wake {
                 Wake::Socket if reading => {
                     if let Err(end) = self.read(driver) {
@@ -379,10 +379,13 @@ impl Driver {
     fn next_outgoing(&mut self) -> Option<Outgoing> {
         let Attached { link, mailbox } = self.attached.as_mut()?;
         let request = self.outbox.pop_front()?;
-        let request_id = if matches!(request, Request::Open(_)) {
+        let request_id = if let Request::Open(open) = &request {
             // What is left from the channel before must not be taken for the new one's.
-            *mailbox = Arc::default();
-            link.register(mailbox)
+            let before = std::mem::take(mailbox).leave();
+            if let Some(channel_id) = before.opened() {
+                self.outbox.push_back(Request::Close { channel_id });
+            }
+            link.register(mailbox, open.max_target)
         } else {
             0
         };
@@ -436,6 +439,9 @@ impl Driver {
             patience
         };
         let deadline = tokio::time::Instant::now() + patience;
+        // A channel that was not asked for yet is not needed any more.
+        self.outbox
+            .retain(|request| !matches!(request, Request::Open(_)));
         self.send_requests();
         while self.session.in_flight() > 0 {
             self.out.bytes.clear();
@@ -444,10 +450,14 @@ impl Driver {
                 break;
             }
             self.handle_mail();
-            self.out.requests.clear();
+            self.keep_only_closing();
             self.send_requests();
         }
-        self.out.requests.clear();
+        self.keep_only_closing();
+        if let Some(Attached { mailbox, .. }) = &self.attached {
+            let last = mailbox.leave();
+            self.deliver(last);
+        }
         self.session.abandon(&mut self.out);
         self.send_requests();
         if !self.outbox.is_empty() {
@@ -455,6 +465,13 @@ impl Driver {
             let _ = timeout_at(deadline, self.close_channel()).await;
         }
         self.publish();
+    }
+
+    /// The miner is gone, so that nothing else is to be asked.
+    fn keep_only_closing(&mut self) {
+        self.out
+            .requests
+            .retain(|request| matches!(request, Request::Close { .. }));
     }
 
     async fn close_channel(&mut self) {

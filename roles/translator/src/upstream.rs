@@ -13,9 +13,11 @@ pub use supervisor::Upstream;
 pub(crate) use supervisor::{Plan, SlotState, supervise};
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use work::Target;
 
 use crate::session::Request;
 
@@ -38,8 +40,8 @@ pub(crate) struct Outgoing {
 
 impl Link {
     /// A place for the answer to a request that is about to be sent.
-    pub(crate) fn register(&self, mailbox: &Arc<Mailbox>) -> u32 {
-        self.registry.register(mailbox)
+    pub(crate) fn register(&self, mailbox: &Arc<Mailbox>, max_target: Target) -> u32 {
+        self.registry.register(Instant::now(), mailbox, max_target)
     }
 }
 
@@ -50,25 +52,52 @@ struct Registry(Mutex<Openings>);
 #[derive(Debug, Default)]
 struct Openings {
     last_request_id: u32,
-    waiting: HashMap<u32, Weak<Mailbox>>,
+    /// Kept until the upstream answers, also when the miner has left: an answer to nothing is the upstream's fault.
+    waiting: HashMap<u32, Opening>,
+    /// Since when the upstream has answered no request, while it owes an answer.
+    owing_since: Option<Instant>,
+}
+
+/// A request for a channel.
+#[derive(Debug)]
+struct Opening {
+    /// Whose it is; dead if the miner has left.
+    mailbox: Weak<Mailbox>,
+    max_target: Target,
 }
 
 impl Registry {
-    fn register(&self, mailbox: &Arc<Mailbox>) -> u32 {
-        let mut openings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn register(&self, now: Instant, mailbox: &Arc<Mailbox>, max_target: Target) -> u32 {
+        let mut openings = self.lock();
         openings.last_request_id = openings.last_request_id.wrapping_add(1);
         let id = openings.last_request_id;
-        openings.waiting.insert(id, Arc::downgrade(mailbox));
+        openings.waiting.insert(
+            id,
+            Opening {
+                mailbox: Arc::downgrade(mailbox),
+                max_target,
+            },
+        );
+        openings.owing_since.get_or_insert(now);
         id
     }
 
-    /// Who asked, if it is still there.
-    fn answer(&self, request_id: u32) -> Option<Arc<Mailbox>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .waiting
-            .remove(&request_id)?
-            .upgrade()
+    /// What was asked; `None` if nothing was.
+    fn answer(&self, now: Instant, request_id: u32) -> Option<Opening> {
+        let mut openings = self.lock();
+        let opening = openings.waiting.remove(&request_id)?;
+        openings.owing_since = (!openings.waiting.is_empty()).then_some(now);
+        Some(opening)
+    }
+
+    /// How long the upstream has left all requests for channels unanswered.
+    fn owing_for(&self, now: Instant) -> Duration {
+        self.lock()
+            .owing_since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Openings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

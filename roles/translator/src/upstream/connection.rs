@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use stratum_core::mining_sv2::{
     CloseChannel, OpenExtendedMiningChannel, SubmitSharesExtended, UpdateChannel,
@@ -15,6 +16,10 @@ use work::Hashrate;
 use super::router::{Router, UpstreamError};
 use super::{Link, Outgoing, Registry};
 use crate::session::Request;
+
+/// How long an upstream may answer no request for a channel, before miners are better off with another connection.
+const OWING_PATIENCE: Duration = Duration::from_secs(60);
+const OWING_CHECK: Duration = Duration::from_secs(5);
 
 /// Requests that are sealed and written together.
 const BATCH: usize = 256;
@@ -67,6 +72,7 @@ impl Established {
         let reading = read(&mut reader, &mut router, &link.queue);
         let end = tokio::select! {
             end = reading => end,
+            error = until_owing(&link.registry) => Err(error),
             // A panic in the task is the only other way; it ends this connection alone.
             end = &mut writing => end.unwrap_or(Ok(())),
             () = shutdown.cancelled() => Ok(()),
@@ -93,6 +99,23 @@ async fn read(
                 router.unwanted().push(channel_id);
                 break;
             }
+        }
+    }
+}
+
+/// Comes back when the upstream has not answered for too long.
+async fn until_owing(registry: &Registry) -> UpstreamError {
+    loop {
+        tokio::time::sleep(OWING_CHECK).await;
+        let owing = registry.owing_for(Instant::now());
+        if owing >= OWING_PATIENCE {
+            return UpstreamError::Owing(owing);
+        }
+        if owing >= OWING_PATIENCE / 4 {
+            tracing::warn!(
+                seconds = owing.as_secs(),
+                "the upstream answers no request for a channel"
+            );
         }
     }
 }

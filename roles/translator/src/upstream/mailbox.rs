@@ -30,6 +30,8 @@ pub(crate) struct Letters {
     accepted: Option<(u32, u64)>,
     work: Option<Work>,
     closed: Option<String>,
+    /// Nobody looks any more.
+    left: bool,
 }
 
 impl Mailbox {
@@ -43,8 +45,26 @@ impl Mailbox {
         std::mem::take(&mut *self.lock())
     }
 
-    pub(super) fn opening(&self, event: ChannelEvent) {
-        self.put(|letters| letters.opening = Some(event));
+    /// Takes what there is for the last time: a channel that opens from now on is nobody's.
+    pub(crate) fn leave(&self) -> Letters {
+        let mut letters = self.lock();
+        std::mem::replace(
+            &mut *letters,
+            Letters {
+                left: true,
+                ..Letters::default()
+            },
+        )
+    }
+
+    /// `false` if nobody will take it any more.
+    pub(super) fn opening(&self, event: ChannelEvent) -> bool {
+        let mut left = false;
+        self.put(|letters| {
+            left = letters.left;
+            letters.opening = Some(event);
+        });
+        !left
     }
 
     pub(super) fn work(&self, work: Work) {
@@ -86,6 +106,14 @@ impl Mailbox {
 }
 
 impl Letters {
+    /// The channel that was opened.
+    pub(crate) fn opened(&self) -> Option<u32> {
+        match self.opening {
+            Some(ChannelEvent::Opened { channel_id, .. }) => Some(channel_id),
+            _ => None,
+        }
+    }
+
     /// The events, in an order in which they could have come one by one. Refusals name their share and go before the
     /// counts, which take the oldest that are left.
     pub(crate) fn into_events(self) -> impl Iterator<Item = ChannelEvent> {

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use stratum_core::{
     binary_sv2::{B032, U256},
@@ -17,12 +18,15 @@ use stratum_v1::ExtranonceBytes;
 use sv2_connection::{Frame, MalformedMessage};
 use work::Target;
 
-use super::{Mailbox, Registry};
+use super::{Mailbox, Opening, Registry};
 use crate::job::{Job, JobParts, Tip, Work};
 use crate::session::{ChannelEvent, RejectReason};
 
 /// Future jobs that are kept for one channel or group; the oldest go first.
 const MAX_FUTURE_JOBS: usize = 16;
+
+/// Groups without channels that are remembered: their jobs may be for a channel that is about to be opened.
+const MAX_IDLE_FEEDS: usize = 16;
 
 /// SV2 5.1: the full extranonce of a channel.
 const MAX_EXTRANONCE_SIZE: usize = 32;
@@ -48,6 +52,12 @@ pub(crate) enum UpstreamError {
     /// The upstream's fault.
     #[error("the upstream sets an impossible {0}")]
     Impossible(&'static str),
+    /// The upstream's fault.
+    #[error("the upstream opens a channel that nobody asked for")]
+    Unasked,
+    /// The upstream's fault.
+    #[error("the upstream has answered no request for a channel for {} seconds", .0.as_secs())]
+    Owing(Duration),
     /// The upstream wants the connection made anew.
     #[error("the upstream asked for a new connection")]
     Reconnect,
@@ -69,6 +79,8 @@ struct Channel {
     mailbox: Weak<Mailbox>,
     group: u32,
     target: Target,
+    /// The easiest that was agreed to.
+    max_target: Target,
     extranonce_prefix: ExtranonceBytes,
     extranonce_size: usize,
 }
@@ -125,10 +137,17 @@ impl Router {
             Mining::NewExtendedMiningJob(message) => self.new_job(message),
             Mining::SetNewPrevHash(message) => self.new_prev_hash(&message)?,
             Mining::SetTarget(message) => {
-                // Shares by another target than the upstream's would all be refused.
+                // Going on with another target than the upstream's would cost every share.
                 let target = Target::from_le_bytes(*message.maximum_target.as_array())
                     .map_err(|_| UpstreamError::Impossible("target"))?;
-                self.addressed(message.channel_id, |channel| channel.target = target);
+                let mut allowed = true;
+                self.addressed(message.channel_id, |channel| {
+                    allowed &= target <= channel.max_target;
+                    channel.target = target;
+                });
+                if !allowed {
+                    return Err(UpstreamError::Impossible("target"));
+                }
             }
             Mining::SetExtranoncePrefix(message) => {
                 if let Some(channel) = self.channels.get_mut(&message.channel_id) {
@@ -146,11 +165,13 @@ impl Router {
                 }
                 self.sweep();
             }
-            Mining::OpenExtendedMiningChannelSuccess(message) => self.opened(&message),
+            Mining::OpenExtendedMiningChannelSuccess(message) => self.opened(&message)?,
             Mining::OpenMiningChannelError(message) => {
                 let code = message.error_code.as_utf8_or_hex();
                 tracing::warn!(%code, "the upstream refused a channel");
-                if let Some(mailbox) = self.registry.answer(message.request_id) {
+                if let Some(opening) = self.registry.answer(Instant::now(), message.request_id)
+                    && let Some(mailbox) = opening.mailbox.upgrade()
+                {
                     mailbox.opening(ChannelEvent::Refused(code));
                 }
             }
@@ -178,34 +199,54 @@ impl Router {
         &mut self.unwanted
     }
 
-    fn opened(&mut self, message: &OpenExtendedMiningChannelSuccess<'_>) {
-        let Some(mailbox) = self.registry.answer(message.request_id) else {
-            return self.unwanted.push(message.channel_id);
+    fn opened(
+        &mut self,
+        message: &OpenExtendedMiningChannelSuccess<'_>,
+    ) -> Result<(), UpstreamError> {
+        let Opening {
+            mailbox,
+            max_target,
+        } = self
+            .registry
+            .answer(Instant::now(), message.request_id)
+            .ok_or(UpstreamError::Unasked)?;
+        let Some(mailbox) = mailbox.upgrade() else {
+            self.unwanted.push(message.channel_id);
+            return Ok(());
         };
         let extranonce_size = usize::from(message.extranonce_size);
-        let target = Target::from_le_bytes(*message.target.as_array());
-        let (Ok(target), Some(extranonce_prefix)) =
+        let target = Target::from_le_bytes(*message.target.as_array())
+            .ok()
+            .filter(|target| *target <= max_target);
+        let (Some(target), Some(extranonce_prefix)) =
             (target, prefix(&message.extranonce_prefix, extranonce_size))
         else {
             mailbox.opening(ChannelEvent::Refused(
                 "its answer holds an impossible target or extranonce".into(),
             ));
-            return self.unwanted.push(message.channel_id);
+            self.unwanted.push(message.channel_id);
+            return Ok(());
         };
+        let opened = ChannelEvent::Opened {
+            channel_id: message.channel_id,
+            extranonce_size: message.extranonce_size,
+        };
+        if !mailbox.opening(opened) {
+            self.unwanted.push(message.channel_id);
+            return Ok(());
+        }
         let channel = Channel {
             mailbox: Arc::downgrade(&mailbox),
             group: message.group_channel_id,
             target,
+            max_target,
             extranonce_prefix,
             extranonce_size,
         };
         self.channels.insert(message.channel_id, channel);
         self.feeds.entry(message.channel_id).or_default();
         self.feeds.entry(message.group_channel_id).or_default();
-        mailbox.opening(ChannelEvent::Opened {
-            channel_id: message.channel_id,
-            extranonce_size: message.extranonce_size,
-        });
+        Ok(())
     }
 
     fn new_job(&mut self, message: NewExtendedMiningJob<'_>) {
@@ -343,6 +384,9 @@ impl Router {
             present
         });
         let channels = &self.channels;
+        if feeds.len() <= 2 * channels.len() + MAX_IDLE_FEEDS {
+            return;
+        }
         feeds.retain(|id, _| {
             channels.contains_key(id) || channels.values().any(|channel| channel.group == *id)
         });

@@ -39,7 +39,9 @@ impl Pool {
     /// A miner with a channel.
     fn open(&mut self, channel_id: u32) -> Arc<Mailbox> {
         let mailbox = Arc::default();
-        let request_id = self.registry.register(&mailbox);
+        let request_id = self
+            .registry
+            .register(Instant::now(), &mailbox, Target::MAX);
         self.open_with(request_id, channel_id, &[1, 2], 8).unwrap();
         let events: Vec<_> = mailbox.take().into_events().collect();
         assert!(
@@ -310,15 +312,111 @@ fn channels_of_miners_that_left_are_closed_and_forgotten() {
     pool.block(GROUP, 5, 9);
     assert!(pool.router.channels.is_empty());
     // Left before the answer came.
-    pool.open_with(77, 2, &[], 8).unwrap();
-    assert_eq!(*pool.router.unwanted(), [2]);
+    let request_id = pool
+        .registry
+        .register(Instant::now(), &Arc::default(), Target::MAX);
+    pool.open_with(request_id, 2, &[], 8).unwrap();
+    // Leaves in the very moment.
+    let mailbox = Arc::default();
+    let request_id = pool
+        .registry
+        .register(Instant::now(), &mailbox, Target::MAX);
+    assert!(mailbox.leave().opened().is_none());
+    pool.open_with(request_id, 3, &[], 8).unwrap();
+    assert_eq!(*pool.router.unwanted(), [2, 3]);
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_ends_the_connection() {
+    let mut pool = Pool::new();
+    let error = pool.open_with(77, 2, &[], 8).unwrap_err();
+    assert!(matches!(error, UpstreamError::Unasked), "{error}");
+    // The same for a second answer.
+    let _miner = pool.open(1);
+    let error = pool.open_with(1, 2, &[], 8).unwrap_err();
+    assert!(matches!(error, UpstreamError::Unasked), "{error}");
+}
+
+#[test]
+fn an_upstream_that_answers_nobody_is_noticed() {
+    let registry = Registry::default();
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(registry.owing_for(at(100)), Duration::ZERO);
+    let mailbox = Arc::default();
+    let first = registry.register(start, &mailbox, Target::MAX);
+    let second = registry.register(at(20), &mailbox, Target::MAX);
+    assert_eq!(registry.owing_for(at(30)), Duration::from_secs(30));
+    assert!(registry.answer(at(40), first).is_some());
+    assert_eq!(registry.owing_for(at(50)), Duration::from_secs(10));
+    assert!(registry.answer(at(60), second).is_some());
+    assert_eq!(registry.owing_for(at(100)), Duration::ZERO);
+}
+
+#[test]
+fn a_target_that_cannot_be_ends_the_connection() {
+    for max_target in [Target::MAX, hard()] {
+        let mut pool = Pool::new();
+        let mailbox = Arc::default();
+        let request_id = pool.registry.register(Instant::now(), &mailbox, max_target);
+        pool.open_with(request_id, 1, &[1], 8).unwrap();
+        let opened = mailbox.take().opened().is_some();
+        // Easier than what was asked for.
+        assert_eq!(opened, max_target == Target::MAX);
+        assert_eq!(pool.router.unwanted().len(), usize::from(!opened));
+    }
+    let mut pool = Pool::new();
+    let _miner = pool.open(1);
+    pool.router.channels.get_mut(&1).unwrap().max_target = hard();
+    pool.target(GROUP, hard());
+    for maximum_target in [[0; 32], Target::MAX.to_le_bytes()] {
+        let message = SetTarget {
+            channel_id: GROUP,
+            maximum_target: (&maximum_target).into(),
+        };
+        let error = pool.say(Mining::SetTarget(message)).unwrap_err();
+        assert!(
+            matches!(error, UpstreamError::Impossible("target")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_prefix_that_does_not_fit_ends_the_connection() {
+    let mut pool = Pool::new();
+    let _miner = pool.open(1);
+    let message = SetExtranoncePrefix {
+        channel_id: 1,
+        extranonce_prefix: (&[0; 25][..]).try_into().unwrap(),
+    };
+    let error = pool.say(Mining::SetExtranoncePrefix(message)).unwrap_err();
+    assert!(matches!(error, UpstreamError::Impossible(_)), "{error}");
+}
+
+#[test]
+fn ever_new_groups_are_not_remembered() {
+    let mut pool = Pool::new();
+    let _miner = pool.open(1);
+    for group_channel_id in 1000..2000 {
+        let channel_ids = Seq064K::new(vec![1]).unwrap();
+        pool.say(Mining::SetGroupChannel(SetGroupChannel {
+            group_channel_id,
+            channel_ids,
+        }))
+        .unwrap();
+    }
+    let feeds = pool.router.feeds.len();
+    assert!(feeds <= 2 + MAX_IDLE_FEEDS, "{feeds}");
 }
 
 #[test]
 fn a_refusal_reaches_the_miner_that_asked() {
     let mut pool = Pool::new();
     let mailbox = Arc::default();
-    let request_id = pool.registry.register(&mailbox);
+    let request_id = pool
+        .registry
+        .register(Instant::now(), &mailbox, Target::MAX);
     let error_code = "unknown-user".try_into().unwrap();
     pool.say(Mining::OpenMiningChannelError(OpenMiningChannelError {
         request_id,
@@ -334,7 +432,9 @@ fn a_refusal_reaches_the_miner_that_asked() {
 fn an_extranonce_that_cannot_be_is_refused() {
     let mut pool = Pool::new();
     let mailbox = Arc::default();
-    let request_id = pool.registry.register(&mailbox);
+    let request_id = pool
+        .registry
+        .register(Instant::now(), &mailbox, Target::MAX);
     pool.open_with(request_id, 1, &[0; 30], 8).unwrap();
     assert!(matches!(
         mailbox.take().into_events().next(),
