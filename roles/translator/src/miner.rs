@@ -30,6 +30,9 @@ const ENOUGH_OUTPUT: usize = 64 * 1024;
 /// At shutdown the answers to last shares are waited for no longer than this.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(3);
 
+/// A pool that answers none of the most shares that may be in flight for so long is worth a line in the log.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
 thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     // What a session writes goes through a buffer of the worker thread too, unless the socket does not take it at once.
@@ -125,7 +128,7 @@ impl Socket {
             };
             let deadline = self
                 .write_deadline
-                .unwrap_or_else(|| driver.session.next_deadline());
+                .unwrap_or_else(|| driver.next_deadline());
             let wake = tokio::select! {
                 _ = self.stream.ready(interest), if reading || writing => Wake::Socket,
                 () = driver.wait(!writing) => Wake::Driver,
@@ -238,6 +241,8 @@ pub(crate) struct Driver {
     /// When the requests were read whose answers are being written.
     asked_at: Option<Instant>,
     since_published: Traffic,
+    /// Since when the miner waits for the pool's answers to its shares.
+    full_since: Option<Instant>,
 }
 
 /// A living upstream connection and this miner's mail from it.
@@ -262,7 +267,25 @@ impl Driver {
             written: 0,
             asked_at: None,
             since_published: Traffic::default(),
+            full_since: None,
         }
+    }
+
+    /// When there is something to do although nothing comes.
+    fn next_deadline(&mut self) -> Instant {
+        let deadline = self.session.next_deadline();
+        if self.session.wants_lines() {
+            self.full_since = None;
+            return deadline;
+        }
+        let due = *self.full_since.get_or_insert_with(Instant::now) + ANSWER_PATIENCE;
+        if Instant::now() < due {
+            return deadline.min(due);
+        }
+        if let Some(Attached { link, .. }) = &self.attached {
+            link.say_that_answers_are_missing(self.session.in_flight());
+        }
+        deadline
     }
 
     fn is_written(&self) -> bool {

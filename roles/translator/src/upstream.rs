@@ -13,6 +13,7 @@ pub use supervisor::Upstream;
 pub(crate) use supervisor::{Plan, SlotState, supervise};
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -43,11 +44,26 @@ impl Link {
     pub(crate) fn register(&self, mailbox: &Arc<Mailbox>, max_target: Target) -> u32 {
         self.registry.register(Instant::now(), mailbox, max_target)
     }
+
+    /// A miner has waited long for answers to its shares. Said once for a connection.
+    pub(crate) fn say_that_answers_are_missing(&self, shares: usize) {
+        if !self.registry.said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                shares,
+                "the pool answers no shares and a miner has to wait; if the pool acknowledges in batches, \
+                 max_in_flight_shares must be larger than one"
+            );
+        }
+    }
 }
 
 /// Channels that are being opened. Locked when one is opened and when the answer comes, never for a share.
 #[derive(Debug, Default)]
-struct Registry(Mutex<Openings>);
+struct Registry {
+    openings: Mutex<Openings>,
+    /// Whether missing answers to shares have been named in the log.
+    said: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Openings {
@@ -98,6 +114,6 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, Openings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.openings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

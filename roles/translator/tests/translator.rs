@@ -296,6 +296,70 @@ async fn the_last_shares_of_a_miner_that_left_are_still_counted() {
 }
 
 #[tokio::test]
+async fn with_a_pool_that_acknowledges_in_tens_only_what_a_miner_leaves_behind_stays_unknown() {
+    let house = PoolHouse::new().await;
+    let translator =
+        Running::start(vec![house.upstream()], |config| config.linger_seconds = 1).await;
+    let mut pool = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    let (channel, _) = pool.open_channel(&[1]).await;
+    let job = miner.notify().await.job_id;
+    for nonce in 1..=14 {
+        assert_eq!(miner.submit("w", &job, nonce).await["result"], true);
+        assert_eq!(pool.share().await.sequence_number, nonce);
+        if nonce % 10 == 0 {
+            pool.acknowledge(channel, nonce, 10).await;
+        }
+    }
+    drop(miner);
+    let closed = Heard::Close {
+        channel_id: channel,
+    };
+    assert_eq!(pool.next().await, Some(closed));
+    let status = translator
+        .until("the miner to be gone", |status| status.connected == 0)
+        .await;
+    assert_eq!(status.shares.accepted, 10);
+    assert_eq!(status.shares.lost.get("outcome-unknown"), Some(&4));
+}
+
+#[tokio::test]
+async fn a_pool_that_hangs_up_at_once_does_not_hide_the_next_one() {
+    let (bad, house) = (PoolHouse::new().await, PoolHouse::new().await);
+    let upstreams = vec![bad.upstream(), house.upstream()];
+    let translator = Running::start(upstreams, |_| ()).await;
+    let refusing = tokio::spawn(async move {
+        loop {
+            drop(bad.accept().await);
+        }
+    });
+    let mut pool = house.accept().await;
+    refusing.abort();
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    pool.open_channel(&[1]).await;
+    miner.notify().await;
+}
+
+#[tokio::test]
+async fn a_channel_that_opens_for_a_miner_that_left_is_closed() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |_| ()).await;
+    let mut pool = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    let waiting = pool.next().await;
+    drop(miner);
+    translator
+        .until("the miner to be gone", |status| status.connected == 0)
+        .await;
+    pool.unhear(waiting.unwrap());
+    let (channel_id, _) = pool.open_channel(&[1]).await;
+    assert_eq!(pool.next().await, Some(Heard::Close { channel_id }));
+}
+
+#[tokio::test]
 async fn shutdown_ends_everything_and_counts_what_is_unanswered() {
     let house = PoolHouse::new().await;
     let mut translator =
@@ -314,7 +378,7 @@ async fn shutdown_ends_everything_and_counts_what_is_unanswered() {
         .unwrap();
     assert_eq!(miner.read().await, None);
     let status = translator.status.snapshot();
-    assert_eq!(status.shares.lost.get("unanswered"), Some(&1));
+    assert_eq!(status.shares.lost.get("outcome-unknown"), Some(&1));
     assert!(status.shares.add_up());
 }
 

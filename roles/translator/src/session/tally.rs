@@ -171,7 +171,8 @@ pub enum LossReason {
     UpstreamDisconnected,
     /// The upstream closed the channel before it answered.
     ChannelClosed,
-    /// The miner left or the translator stopped, and the upstream did not answer in the time that was left.
+    /// The miner left or the translator stopped, and the upstream did not answer in the time that was left. It may have
+    /// accepted the share all the same: some acknowledge only when a batch is full.
     Unanswered,
 }
 
@@ -187,7 +188,7 @@ impl LossReason {
         match self {
             Self::UpstreamDisconnected => "upstream-disconnected",
             Self::ChannelClosed => "channel-closed",
-            Self::Unanswered => "unanswered",
+            Self::Unanswered => "outcome-unknown",
         }
     }
 }

@@ -169,6 +169,11 @@ impl Pool {
         self.heard.pop_front()
     }
 
+    /// To be heard again.
+    pub(crate) fn unhear(&mut self, heard: Heard) {
+        self.heard.push_front(heard);
+    }
+
     pub(crate) async fn share(&mut self) -> Share {
         match self.next().await {
             Some(Heard::Share(share)) => share,
