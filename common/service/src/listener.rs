@@ -3,6 +3,10 @@
 //! A permit is held before each accept, so that at the limit new connections wait in the kernel's queue instead of being
 //! taken and dropped. The only lock is the table of addresses, taken at accept and at close, never while data flows.
 
+mod proxy;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,9 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+pub use self::proxy::{Mode, Network, ProxyProtocol};
 
 /// Connections that the kernel may hold for us; the system's own maximum (`somaxconn`) caps it.
 const BACKLOG: u32 = 4096;
@@ -21,6 +28,10 @@ const BACKLOG: u32 = 4096;
 /// How long to wait when the process or the system has no file descriptor left. Long enough not to spin, short enough
 /// that a miner does not notice.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A peer whose machine or cable is gone is noticed after this and a few intervals more, though it never said so.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many connections a listener takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +102,22 @@ pub enum Error {
         /// The key of [`Limits`].
         key: &'static str,
     },
+    /// A PROXY header is required, and nobody may send one.
+    #[error(
+        "proxy_protocol: \"trusted_networks\" is empty, which would let nobody connect; name the load balancers' network"
+    )]
+    NobodyTrusted,
+}
+
+/// Why a connection that came through a load balancer was not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The load balancer did not say who calls.
+    #[error("no valid PROXY header: {0}")]
+    Header(#[from] io::Error),
+    /// The caller has as many connections as one address may.
+    #[error("too many connections from {0}")]
+    PerAddress(SocketAddr),
 }
 
 /// A TCP listener with [`Limits`].
@@ -102,6 +129,7 @@ pub struct Listener {
     addresses: Arc<Addresses>,
     pace: Option<Pace>,
     counters: Arc<Counters>,
+    proxy: Option<Arc<ProxyProtocol>>,
     exhausted: bool,
 }
 
@@ -128,8 +156,25 @@ impl Listener {
             }),
             pace: limits.new_connections_per_second.map(Pace::new),
             counters: Arc::default(),
+            proxy: None,
             exhausted: false,
         })
+    }
+
+    /// Has connections come through load balancers that say who calls, if `proxy` wants that. Every connection has to go
+    /// through [`Accepted::identify`] then.
+    ///
+    /// # Errors
+    /// [`Error::NobodyTrusted`]
+    pub fn behind(mut self, proxy: ProxyProtocol) -> Result<Self, Error> {
+        if proxy.mode == Mode::Off {
+            self.proxy = None;
+        } else if proxy.trusted_networks.is_empty() {
+            return Err(Error::NobodyTrusted);
+        } else {
+            self.proxy = Some(Arc::new(proxy));
+        }
+        Ok(self)
     }
 
     /// The address it really listens on.
@@ -144,7 +189,7 @@ impl Listener {
         Arc::clone(&self.counters)
     }
 
-    /// The next connection that the limits allow, with `TCP_NODELAY` set.
+    /// The next connection that the limits allow, with `TCP_NODELAY` and keep-alive set.
     ///
     /// It never fails: a lack of file descriptors is waited out, a refused connection is counted and skipped. Dropping the
     /// future loses no connection.
@@ -165,21 +210,34 @@ impl Listener {
             if let Some(pace) = &mut self.pace {
                 pace.spend();
             }
-            let Some(place) = Addresses::enter(&self.addresses, peer.ip()) else {
-                count(&self.counters.refused_per_address);
-                tracing::debug!(%peer, "connection refused: too many from this address");
-                continue;
+            let place = match &self.proxy {
+                Some(proxy) if !proxy.trusts(peer.ip()) => {
+                    count(&self.counters.refused_untrusted);
+                    tracing::debug!(%peer, "connection refused: not from a trusted load balancer");
+                    continue;
+                }
+                Some(proxy) => Place::Unknown(Arc::new(Door {
+                    proxy: Arc::clone(proxy),
+                    addresses: Arc::clone(&self.addresses),
+                    counters: Arc::clone(&self.counters),
+                })),
+                None => {
+                    let Some(place) = Addresses::enter(&self.addresses, peer.ip()) else {
+                        count(&self.counters.refused_per_address);
+                        tracing::debug!(%peer, "connection refused: too many from this address");
+                        continue;
+                    };
+                    Place::Taken(place)
+                }
             };
-            // Only a connection that is already gone refuses this; its first read will say so.
+            // Only a connection that is already gone refuses these; its first read will say so.
             let _ = stream.set_nodelay(true);
+            let _ = keep_alive(&stream, KEEPALIVE_AFTER);
             count(&self.counters.accepted);
             return Accepted {
                 stream,
                 peer,
-                permit: Permit {
-                    _slot: slot,
-                    _place: place,
-                },
+                permit: Permit { _slot: slot, place },
             };
         }
     }
@@ -230,11 +288,76 @@ pub struct Accepted {
     pub permit: Permit,
 }
 
+impl Accepted {
+    /// Reads who calls, where a load balancer says so; from then on `peer` is the caller, and the limit of an address is the
+    /// caller's. To be called by the connection's own task, because it waits for the peer.
+    ///
+    /// # Errors
+    /// [`Refused`], counted; the connection is closed.
+    pub async fn identify(mut self) -> Result<Self, Refused> {
+        let Place::Unknown(door) = &self.permit.place else {
+            return Ok(self);
+        };
+        let door = Arc::clone(door);
+        let patience = Duration::from_secs(door.proxy.header_timeout_seconds.into());
+        // The buffer is on the heap only as long as it is needed, and in no connection's future.
+        let header = Box::pin(proxy::read(&mut self.stream));
+        let header = timeout(patience, header)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let caller = header.map_err(|error| {
+            count(&door.counters.refused_proxy_header);
+            Refused::Header(error)
+        })?;
+        self.permit.place = match caller {
+            Some(caller) => {
+                let place = Addresses::enter(&door.addresses, caller.ip()).ok_or_else(|| {
+                    count(&door.counters.refused_per_address);
+                    Refused::PerAddress(caller)
+                })?;
+                self.peer = caller;
+                Place::Taken(place)
+            }
+            None => Place::Free,
+        };
+        Ok(self)
+    }
+}
+
+/// Has the system ask after a peer that is silent for `idle`, and end the connection when it does not answer.
+///
+/// # Errors
+/// The system's, on a connection that is gone.
+pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
 /// One connection's share of the limits; dropping it gives it back.
 #[derive(Debug)]
 pub struct Permit {
     _slot: OwnedSemaphorePermit,
-    _place: Place,
+    place: Place,
+}
+
+/// Which address a connection counts for.
+#[derive(Debug)]
+enum Place {
+    Taken(#[allow(dead_code)] TakenPlace),
+    /// The load balancer has not said yet.
+    Unknown(Arc<Door>),
+    /// The load balancer's own.
+    Free,
+}
+
+/// What a connection needs to find its place later.
+#[derive(Debug)]
+struct Door {
+    proxy: Arc<ProxyProtocol>,
+    addresses: Arc<Addresses>,
+    counters: Arc<Counters>,
 }
 
 /// What a listener did, by reason. Values only grow.
@@ -242,6 +365,8 @@ pub struct Permit {
 pub struct Counters {
     accepted: AtomicU64,
     refused_per_address: AtomicU64,
+    refused_untrusted: AtomicU64,
+    refused_proxy_header: AtomicU64,
     waited_for_slot: AtomicU64,
     waited_for_pace: AtomicU64,
     accept_errors: AtomicU64,
@@ -255,6 +380,8 @@ impl Counters {
         Snapshot {
             accepted: read(&self.accepted),
             refused_per_address: read(&self.refused_per_address),
+            refused_untrusted: read(&self.refused_untrusted),
+            refused_proxy_header: read(&self.refused_proxy_header),
             waited_for_slot: read(&self.waited_for_slot),
             waited_for_pace: read(&self.waited_for_pace),
             accept_errors: read(&self.accept_errors),
@@ -269,6 +396,10 @@ pub struct Snapshot {
     pub accepted: u64,
     /// Connections closed because their address had its limit.
     pub refused_per_address: u64,
+    /// Connections closed because they did not come from a trusted load balancer.
+    pub refused_untrusted: u64,
+    /// Connections of load balancers closed because the PROXY header did not come or is none.
+    pub refused_proxy_header: u64,
     /// Times that accepting paused at the limit of connections.
     pub waited_for_slot: u64,
     /// Times that accepting paused at the limit of new connections per second.
@@ -302,7 +433,7 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn enter(this: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn enter(this: &Arc<Self>, address: IpAddr) -> Option<TakenPlace> {
         let key = network(address);
         let mut present = this.lock();
         let connections = present.entry(key).or_default();
@@ -311,7 +442,7 @@ impl Addresses {
         }
         *connections += 1;
         drop(present);
-        Some(Place {
+        Some(TakenPlace {
             key,
             addresses: Arc::clone(this),
         })
@@ -324,12 +455,12 @@ impl Addresses {
 }
 
 #[derive(Debug)]
-struct Place {
+struct TakenPlace {
     key: IpAddr,
     addresses: Arc<Addresses>,
 }
 
-impl Drop for Place {
+impl Drop for TakenPlace {
     fn drop(&mut self) {
         let mut present = self.addresses.lock();
         if let Some(connections) = present.get_mut(&self.key) {
@@ -379,127 +510,5 @@ impl Pace {
 
     fn spend(&mut self) {
         self.full_at = self.full_at.max(Instant::now()) + self.interval;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use super::*;
-
-    const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-    fn listener(limits: &Limits) -> Listener {
-        Listener::bind(ANY, limits).unwrap()
-    }
-
-    async fn call(listener: &Listener) -> TcpStream {
-        TcpStream::connect(listener.local_addr()).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_port_in_use_is_named() {
-        let first = listener(&Limits::default());
-        let error = Listener::bind(first.local_addr(), &Limits::default()).unwrap_err();
-        assert!(matches!(error, Error::InUse { .. }), "{error:?}");
-        let text = error.to_string();
-        assert!(text.contains(&first.local_addr().to_string()), "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_limit_of_zero_is_refused() {
-        let limits = Limits {
-            connections_per_address: 0,
-            ..Limits::default()
-        };
-        let text = Listener::bind(ANY, &limits).unwrap_err().to_string();
-        assert!(text.contains("connections_per_address"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn an_accepted_connection_has_no_delay() {
-        let mut listener = listener(&Limits::default());
-        let _peer = call(&listener).await;
-        assert!(listener.accept().await.stream.nodelay().unwrap());
-    }
-
-    #[tokio::test]
-    async fn at_the_limit_the_next_connection_waits_for_one_to_end() {
-        let mut listener = listener(&Limits {
-            connections: 1,
-            ..Limits::default()
-        });
-        let _first = call(&listener).await;
-        let second = call(&listener).await;
-        let held = listener.accept().await;
-        let counters = listener.counters();
-        {
-            let mut waiting = std::pin::pin!(listener.accept());
-            tokio::select! {
-                biased;
-                _ = &mut waiting => panic!("accepted above the limit"),
-                () = tokio::task::yield_now() => {}
-            }
-            drop(held);
-            assert_eq!(waiting.await.peer, second.local_addr().unwrap());
-        }
-        assert_eq!(counters.snapshot().waited_for_slot, 1);
-    }
-
-    #[tokio::test]
-    async fn one_address_cannot_take_every_place() {
-        let mut listener = listener(&Limits {
-            connections_per_address: 1,
-            ..Limits::default()
-        });
-        let _first = call(&listener).await;
-        let held = listener.accept().await;
-        let refused = call(&listener).await;
-        let counters = listener.counters();
-        let other = tokio::spawn(async move { listener.accept().await });
-        // The refused connection is closed, and only it.
-        let mut byte = [0];
-        refused.readable().await.unwrap();
-        assert!(matches!(refused.try_read(&mut byte), Ok(0) | Err(_)));
-        assert_eq!(counters.snapshot().refused_per_address, 1);
-        assert_eq!(counters.snapshot().accepted, 1);
-        drop(held);
-        other.abort();
-    }
-
-    #[tokio::test]
-    async fn an_address_without_a_connection_is_forgotten() {
-        let addresses = Arc::new(Addresses {
-            limit: 2,
-            present: Mutex::default(),
-        });
-        let places: Vec<_> = (0..4)
-            .map(|_| Addresses::enter(&addresses, IpAddr::V4(Ipv4Addr::LOCALHOST)))
-            .collect();
-        assert_eq!(places.iter().flatten().count(), 2);
-        drop(places);
-        assert!(addresses.lock().is_empty());
-    }
-
-    #[test]
-    fn an_ipv6_network_counts_as_one_address_and_a_mapped_ipv4_as_itself() {
-        let ip = |text: &str| network(text.parse().unwrap());
-        assert_eq!(ip("2001:db8:1:2:3::4"), ip("2001:db8:1:2:ffff::1"));
-        assert_ne!(ip("2001:db8:1:2::"), ip("2001:db8:1:3::"));
-        assert_eq!(ip("::ffff:192.0.2.1"), ip("192.0.2.1"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_pace_lets_a_second_of_burst_through_and_then_one_at_a_time() {
-        let counters = Counters::default();
-        let mut pace = Pace::new(10);
-        let start = Instant::now();
-        for _ in 0..30 {
-            pace.ready(&counters).await;
-            pace.spend();
-        }
-        let took = start.elapsed();
-        assert!((1_900..=2_100).contains(&took.as_millis()), "{took:?}");
     }
 }
