@@ -60,7 +60,10 @@ fn every_example_file_is_a_configuration_that_would_run() {
         checked.push(role);
     }
     checked.sort();
-    assert_eq!(checked, ["miner", "pool", "template-provider", "translator"]);
+    assert_eq!(
+        checked,
+        ["miner", "pool", "template-provider", "translator"]
+    );
 }
 
 /// Whoever copies an example sees in it every key there is.

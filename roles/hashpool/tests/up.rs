@@ -103,19 +103,24 @@ impl Drop for Up {
 }
 
 /// Ports that the system chooses, so that tests can run beside each other.
-const FREE_PORTS: [&str; 6] = [
+const FREE_PORTS: [&str; 8] = [
     "--set",
     "pool.listen_address=127.0.0.1:0",
     "--set",
     "pool.http_address=127.0.0.1:0",
     "--set",
     "translator.listen_address=127.0.0.1:0",
+    "--set",
+    "translator.http_address=127.0.0.1:0",
 ];
 
 #[test]
 fn it_mines_blocks_out_of_the_box_and_stops_with_totals() {
     let data = tempfile::tempdir().unwrap();
     let mut up = Up::start(data.path(), &FREE_PORTS);
+    for role in ["pool", "translator"] {
+        up.wait_for(|line| line.contains("http://127.0.0.1:") && line.contains(role));
+    }
     up.wait_for(|line| line.contains("point a miner at stratum+tcp://127.0.0.1:"));
     up.wait_for(|line| line.contains(" found: "));
     let status = up.wait_for(|line| line.contains("  shares ") && !line.contains("  shares 0 "));

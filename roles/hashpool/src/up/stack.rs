@@ -27,6 +27,8 @@ pub(super) struct Stack {
     pool: SocketAddr,
     pool_status: pool::StatusHandle,
     translator: SocketAddr,
+    /// Where roles answer over HTTP.
+    http: Vec<(&'static str, SocketAddr)>,
     translator_status: translator::StatusHandle,
     miner_status: Option<miner::StatusHandle>,
 }
@@ -72,12 +74,21 @@ impl Stack {
             ),
         };
 
+        let http = [
+            ("pool", pool.http_addr()),
+            ("translator", translator.http_addr()),
+        ];
+        let http = http
+            .into_iter()
+            .filter_map(|(role, address)| Some((role, address?)))
+            .collect();
         let mut stack = Self {
             tasks: JoinSet::new(),
             running: Vec::new(),
             pool: pool_address,
             pool_status: pool.status(),
             translator: translator_address,
+            http,
             translator_status: translator.status(),
             miner_status: miner.as_ref().map(miner::Miner::status),
         };
@@ -212,6 +223,13 @@ impl Stack {
                 "SV1 CPU miner".into(),
             ));
         }
+        for (role, address) in &self.http {
+            rows.push(place(
+                "http",
+                format!("http://{}", local(*address)),
+                format!("of the {role}: /healthz /readyz /status /metrics"),
+            ));
+        }
         rows.push(match &args.payout {
             Some(payout) => place("blocks pay", payout.clone(), String::new()),
             None => place(
@@ -336,7 +354,9 @@ impl<'a> Configs<'a> {
 fn cannot_start(role: &str, error: impl Display) -> Failure {
     let error = error.to_string();
     let hint = if error.contains("in use") {
-        format!("; another port: --set {role}.listen_address=127.0.0.1:PORT (or {role}.http_address)")
+        format!(
+            "; another port: --set {role}.listen_address=127.0.0.1:PORT (or {role}.http_address)"
+        )
     } else {
         String::new()
     };
