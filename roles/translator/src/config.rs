@@ -285,6 +285,27 @@ mod tests {
             ),
             (
                 Config {
+                    max_in_flight_shares: MOST_IN_FLIGHT + 1,
+                    ..default()
+                },
+                "max_in_flight_shares",
+            ),
+            (
+                Config {
+                    version_rolling_mask: 0x3fff_e000,
+                    ..default()
+                },
+                "version_rolling_mask",
+            ),
+            (
+                Config {
+                    linger_seconds: u64::MAX,
+                    ..default()
+                },
+                "linger_seconds",
+            ),
+            (
+                Config {
                     idle_timeout_seconds: u64::MAX,
                     ..default()
                 },

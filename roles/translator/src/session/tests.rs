@@ -15,6 +15,7 @@ struct Conversation {
     now: Now,
     out: Output,
     next_job: u64,
+    nbits: u32,
 }
 
 impl Conversation {
@@ -40,6 +41,7 @@ impl Conversation {
             now,
             out: Output::default(),
             next_job: 1,
+            nbits: 0x207f_ffff,
         }
     }
 
@@ -103,7 +105,7 @@ impl Conversation {
         let tip = Tip {
             prev_hash,
             min_ntime: 1_700_000_000,
-            nbits: 0x207f_ffff,
+            nbits: self.nbits,
         };
         let job = Arc::new(Job::new(self.next_job, &parts, &tip).unwrap());
         self.next_job += 1;
@@ -432,6 +434,40 @@ fn a_new_block_makes_earlier_jobs_stale() {
     assert!(is_clean(&heard[0]), "{heard:?}");
     assert!(miner.submit("1", "00000000", 1).contains("[21,"));
     assert!(miner.submit("2", "00000000", 1).contains("true"));
+}
+
+#[test]
+fn a_new_network_target_on_the_same_block_makes_earlier_jobs_stale_too() {
+    let mut miner = Conversation::mining(|_| ());
+    miner.nbits = 0x1d00_ffff;
+    let heard = miner.work([9; 32], Target::MAX);
+    assert!(is_clean(&heard[0]), "{heard:?}");
+    assert!(miner.submit("1", "00000000", 1).contains("[21,"));
+}
+
+#[test]
+fn a_share_with_an_id_too_long_to_keep_is_refused() {
+    let mut miner = Conversation::mining(|_| ());
+    for (length, result) in [(62, r#""result":true"#), (63, "[20,")] {
+        let id = "i".repeat(length);
+        let line = format!(
+            r#"{{"id":"{id}","method":"mining.submit","params":["account.worker","1","00000000","6553f101","00000001"]}}"#
+        );
+        let heard = miner.say(&line);
+        assert!(heard[0].contains(result), "{heard:?}");
+    }
+    assert_eq!(miner.shares().len(), 1);
+}
+
+#[test]
+fn while_it_is_not_read_a_miner_is_not_silent() {
+    let mut miner = Conversation::mining(|_| ());
+    for _ in 0..3 {
+        miner.now.instant += Duration::from_secs(800);
+        miner.session.not_listening(miner.now);
+        miner.wait(100);
+    }
+    assert_eq!(miner.out.end, None);
 }
 
 #[test]
