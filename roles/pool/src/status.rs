@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use templates::Templates;
 
 use crate::{
@@ -62,7 +62,8 @@ pub struct Status {
     pub shares_accepted: u64,
     /// Shares that do not, by reason; all reasons there are.
     pub shares_rejected: BTreeMap<&'static str, u64>,
-    /// Expected hashes of the accepted shares.
+    /// Expected hashes of the accepted shares; text in JSON, whose numbers are not that large.
+    #[serde(serialize_with = "as_text")]
     pub work: u128,
     /// Blocks that the node took.
     pub blocks_accepted: u64,
@@ -206,6 +207,10 @@ fn reason(fault: &Fault) -> Option<&'static str> {
     })
 }
 
+fn as_text<S: Serializer>(value: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
 fn add(counter: &AtomicU64, count: u64) {
     if count > 0 {
         counter.fetch_add(count, Ordering::Relaxed);
@@ -214,4 +219,23 @@ fn add(counter: &AtomicU64, count: u64) {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_beyond_64_bits_is_summed_and_shown() {
+        let sum = Sum::default();
+        sum.add(u128::from(u64::MAX));
+        sum.add(u128::from(u64::MAX) + (3 << 64));
+        let total = 2 * u128::from(u64::MAX) + (3 << 64);
+        assert_eq!(sum.get(), total);
+
+        #[derive(Serialize)]
+        struct Shown(#[serde(serialize_with = "as_text")] u128);
+        let shown = serde_json::to_value(Shown(total)).unwrap();
+        assert_eq!(shown, total.to_string());
+    }
 }
