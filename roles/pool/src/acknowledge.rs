@@ -5,13 +5,15 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 use stratum_core::mining_sv2::SubmitSharesSuccess;
 use work::Difficulty;
 
-/// Who a channel's work is booked for.
+/// Who work is booked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
     /// The part of the user identity before the first dot.
     pub account: Arc<str>,
     /// What follows it; empty if nothing does.
     pub worker: Arc<str>,
+    /// The account is paid by the coinbase of its own blocks, and has no part in those of the pool.
+    pub solo: bool,
 }
 
 impl Owner {
@@ -20,6 +22,7 @@ impl Owner {
         Self {
             account: account.into(),
             worker: worker.into(),
+            solo: false,
         }
     }
 }
@@ -34,6 +37,37 @@ impl fmt::Display for Owner {
     }
 }
 
+/// What one owner's accepted shares of one turn add to the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Booking {
+    pub account: Arc<str>,
+    pub worker: Arc<str>,
+    /// See [`Owner::solo`].
+    pub solo: bool,
+    pub shares: u32,
+    /// Expected hashes.
+    pub work: u128,
+}
+
+impl Booking {
+    fn nothing(owner: &Owner) -> Self {
+        Self {
+            account: Arc::clone(&owner.account),
+            worker: Arc::clone(&owner.worker),
+            solo: owner.solo,
+            shares: 0,
+            work: 0,
+        }
+    }
+
+    /// Whether it is this owner's. The names are the very same, so no text is compared.
+    fn is_of(&self, owner: &Owner) -> bool {
+        Arc::ptr_eq(&self.account, &owner.account)
+            && Arc::ptr_eq(&self.worker, &owner.worker)
+            && self.solo == owner.solo
+    }
+}
+
 /// The shares of one channel that were accepted in one turn.
 #[derive(Debug, Clone)]
 pub(crate) struct Accepted {
@@ -45,15 +79,18 @@ pub(crate) struct Accepted {
 
 /// The accepted shares of a connection, turn by turn, until they are durable.
 ///
-/// It holds the shares of channels that have been closed meanwhile, too: what was accepted is acknowledged to the last.
+/// A turn has two views: what its channels are to be told, and what the ledger is to book. It holds the shares of
+/// channels that have been closed meanwhile, too: what was accepted is booked and acknowledged to the last.
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledgements {
     turn: Vec<Accepted>,
+    bookings: Vec<Booking>,
     waiting: VecDeque<(u64, Vec<Accepted>)>,
 }
 
 impl Acknowledgements {
-    /// Notes a share. `slot` is where the channel's entry of this turn was last; it is told where it is now.
+    /// Notes a share that is to be acknowledged. `slot` is where the channel's entry of this turn was last; it is told
+    /// where it is now.
     pub(crate) fn accept(
         &mut self,
         slot: &mut usize,
@@ -61,22 +98,27 @@ impl Acknowledgements {
         sequence_number: u32,
         work: u128,
     ) {
-        match self.turn.get_mut(*slot) {
-            Some(entry) if entry.channel_id == channel_id => {
-                entry.count += 1;
-                entry.work = entry.work.saturating_add(work);
-                entry.last_sequence_number = sequence_number;
-            }
-            _ => {
-                *slot = self.turn.len();
-                self.turn.push(Accepted {
-                    channel_id,
-                    count: 1,
-                    work,
-                    last_sequence_number: sequence_number,
-                });
-            }
-        }
+        let entry = entry(
+            &mut self.turn,
+            slot,
+            |entry| entry.channel_id == channel_id,
+            || Accepted::none(channel_id),
+        );
+        entry.count += 1;
+        entry.work = entry.work.saturating_add(work);
+        entry.last_sequence_number = sequence_number;
+    }
+
+    /// Notes whose share it is. `slot` is as above, for the owner's booking.
+    pub(crate) fn book(&mut self, slot: &mut usize, owner: &Owner, work: u128) {
+        let booking = entry(
+            &mut self.bookings,
+            slot,
+            |booking| booking.is_of(owner),
+            || Booking::nothing(owner),
+        );
+        booking.shares += 1;
+        booking.work = booking.work.saturating_add(work);
     }
 
     /// The channels that had shares in this turn.
@@ -84,14 +126,13 @@ impl Acknowledgements {
         self.turn.iter().map(|entry| entry.channel_id).collect()
     }
 
-    /// Ends the turn: what was accepted in it waits under this number, and is to be booked.
-    pub(crate) fn end_turn(&mut self, number: u64) -> Option<&[Accepted]> {
-        if self.turn.is_empty() {
-            return None;
+    /// Ends the turn: what was accepted in it waits under this number, and these are its bookings.
+    pub(crate) fn end_turn(&mut self, number: u64) -> Vec<Booking> {
+        if !self.turn.is_empty() {
+            self.waiting
+                .push_back((number, std::mem::take(&mut self.turn)));
         }
-        self.waiting
-            .push_back((number, std::mem::take(&mut self.turn)));
-        self.waiting.back().map(|(_, turn)| turn.as_slice())
+        std::mem::take(&mut self.bookings)
     }
 
     /// All turns up to this number are durable: what there is to acknowledge, an entry for each channel.
@@ -121,7 +162,30 @@ impl Acknowledgements {
     }
 }
 
+/// The entry at `slot` if it is the right one, else a new one, where `slot` is from now on.
+fn entry<'a, T>(
+    entries: &'a mut Vec<T>,
+    slot: &mut usize,
+    is_right: impl Fn(&T) -> bool,
+    new: impl FnOnce() -> T,
+) -> &'a mut T {
+    if !entries.get(*slot).is_some_and(is_right) {
+        *slot = entries.len();
+        entries.push(new());
+    }
+    &mut entries[*slot]
+}
+
 impl Accepted {
+    fn none(channel_id: u32) -> Self {
+        Self {
+            channel_id,
+            count: 0,
+            work: 0,
+            last_sequence_number: 0,
+        }
+    }
+
     /// The message that acknowledges it. The protocol counts in difficulty: work of less than one stays in `remainder`
     /// for the next time.
     pub(crate) fn success(&self, remainder: &mut u128) -> SubmitSharesSuccess {
@@ -150,6 +214,36 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_books_each_owners_shares_once_and_in_one_entry() {
+        let mut acknowledgements = Acknowledgements::default();
+        let mut owners = ["alice.a", "alice.b", "alice.a"].map(|name| (Owner::new(name), 0));
+        for (at, work) in [(0, 5), (1, 7), (0, 11), (2, 13), (1, 17)] {
+            let (owner, slot) = &mut owners[at];
+            acknowledgements.book(slot, owner, work);
+        }
+        let booked = |bookings: Vec<Booking>| -> Vec<_> {
+            let plain = |b: &Booking| {
+                (
+                    b.account.to_string(),
+                    b.worker.to_string(),
+                    b.shares,
+                    b.work,
+                )
+            };
+            bookings.iter().map(plain).collect()
+        };
+        let entry =
+            |worker: &str, shares, work| ("alice".to_owned(), worker.to_owned(), shares, work);
+        // Two channels of one worker are two entries: names are not compared.
+        let expected = [entry("a", 2, 16), entry("b", 2, 24), entry("a", 1, 13)];
+        assert_eq!(booked(acknowledgements.end_turn(1)), expected);
+        let (owner, slot) = &mut owners[1];
+        acknowledgements.book(slot, owner, 19);
+        assert_eq!(booked(acknowledgements.end_turn(2)), [entry("b", 1, 19)]);
+        assert_eq!(booked(acknowledgements.end_turn(3)), []);
+    }
+
+    #[test]
     fn only_what_is_durable_is_acknowledged_and_no_work_is_lost_by_rounding() {
         let mut acknowledgements = Acknowledgements::default();
         let mut slots = [0, 0];
@@ -161,7 +255,7 @@ mod tests {
                     acknowledgements.accept(&mut slots[at], channel, number, half);
                 }
             }
-            assert!(acknowledgements.end_turn(number.into()).is_some());
+            acknowledgements.end_turn(number.into());
         }
         let mut remainders = [0, 0];
         let mut acknowledge = |number| {

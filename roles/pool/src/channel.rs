@@ -76,6 +76,8 @@ pub(crate) struct Channel {
     pub extranonce_size: usize,
     /// Where the channel's shares of this turn are gathered.
     pub slot: usize,
+    /// Where they are booked.
+    pub booking_slot: usize,
     /// Acknowledged work of less than one difficulty, which the protocol cannot say.
     pub remainder: u128,
     max_target: Target,
@@ -121,6 +123,7 @@ impl Channel {
             vardiff,
             prefix,
             slot: 0,
+            booking_slot: 0,
             remainder: 0,
             jobs: VecDeque::new(),
             seen: Seen::default(),

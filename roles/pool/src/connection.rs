@@ -147,11 +147,10 @@ impl Driver {
 
     /// What the turn accepted is acknowledged.
     fn end_turn(&mut self) -> Result<(), Fault> {
-        let booked = self
+        let bookings = self
             .session
-            .end_turn(self.turn, Instant::now(), &mut self.out)?
-            .is_some();
-        if booked {
+            .end_turn(self.turn, Instant::now(), &mut self.out)?;
+        if !bookings.is_empty() {
             self.session.durable(self.turn, &mut self.out)?;
             self.turn += 1;
         }

@@ -23,7 +23,7 @@ use work::{Hashrate, Target};
 
 use self::supply::announce_to_channel;
 use crate::{
-    acknowledge::{Accepted, Acknowledgements, Owner},
+    acknowledge::{Acknowledgements, Booking, Owner},
     board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE, Work, group_id},
     channel::{Channel, Kind, Opening},
     extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
@@ -193,13 +193,14 @@ impl Mining {
         Ok(())
     }
 
-    /// Ends a turn under this number: difficulties follow what its shares showed, and what was accepted is to be booked.
+    /// Ends a turn under this number: difficulties follow what its shares showed. What was accepted waits for
+    /// [`durable`](Self::durable), and is to be booked.
     pub(crate) fn end_turn(
         &mut self,
         number: u64,
         now: Instant,
         out: &mut FrameBuffer,
-    ) -> Result<Option<&[Accepted]>, Fault> {
+    ) -> Result<Vec<Booking>, Fault> {
         for channel_id in self.acknowledgements.channels_of_turn() {
             if let Some(at) = self.position(channel_id) {
                 self.retarget(at, now, out)?;
@@ -249,6 +250,8 @@ impl Mining {
                         sequence_number,
                         work,
                     );
+                    self.acknowledgements
+                        .book(&mut channel.booking_slot, &channel.owner, work);
                 }
                 if let Some(solved) = verdict.solution {
                     let owner = channel.owner.clone();

@@ -18,7 +18,7 @@ use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::Target;
 
 use crate::{
-    acknowledge::{Accepted, Owner},
+    acknowledge::{Booking, Owner},
     board::Work,
     channel::Solved,
     extranonce::Prefixes,
@@ -105,15 +105,16 @@ impl Session {
         }
     }
 
-    /// Ends a turn under this number: difficulties follow what it showed, and what it accepted is to be booked.
+    /// Ends a turn under this number: difficulties follow what it showed. What it accepted is to be booked; none means
+    /// that nothing was. [`durable`](Self::durable) with this number acknowledges it when that is done.
     pub(crate) fn end_turn(
         &mut self,
         number: u64,
         now: Instant,
         out: &mut FrameBuffer,
-    ) -> Result<Option<&[Accepted]>, Fault> {
+    ) -> Result<Vec<Booking>, Fault> {
         match self {
-            Self::Setup(_) => Ok(None),
+            Self::Setup(_) => Ok(Vec::new()),
             Self::Mining(mining) => mining.end_turn(number, now, out),
         }
     }

@@ -564,7 +564,7 @@ fn what_was_accepted_is_acknowledged_when_durable_also_if_its_channel_has_closed
         client.session.handle(frame, client.now, &mut out).unwrap();
     }
     let booked = client.session.end_turn(1, client.now, &mut out).unwrap();
-    assert_eq!(booked.unwrap()[0].count, 1);
+    assert_eq!((&*booked[0].account, booked[0].shares), ("alice", 1));
     assert_eq!(client.session.channel_count(), 0);
     assert!(
         out.is_empty(),
