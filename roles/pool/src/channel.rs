@@ -10,6 +10,7 @@ use crate::{
     extranonce::{PREFIX_SIZE, Prefix},
     job::{Claim, Job},
     shares::{Rejection, Seen},
+    workers::Workers,
 };
 
 /// Jobs on one tip whose shares still count. Templates come about twice a minute.
@@ -72,12 +73,10 @@ pub(crate) struct Solved {
 pub(crate) struct Channel {
     pub id: u32,
     pub kind: Kind,
-    pub owner: Owner,
+    pub workers: Workers,
     pub extranonce_size: usize,
     /// Where the channel's shares of this turn are gathered.
     pub slot: usize,
-    /// Where they are booked.
-    pub booking_slot: usize,
     /// Acknowledged work of less than one difficulty, which the protocol cannot say.
     pub remainder: u128,
     max_target: Target,
@@ -116,14 +115,13 @@ impl Channel {
         Self {
             id,
             kind: opening.kind,
-            owner: opening.owner,
+            workers: Workers::new(opening.owner),
             extranonce_size: opening.extranonce_size,
             max_target: opening.max_target,
             target,
             vardiff,
             prefix,
             slot: 0,
-            booking_slot: 0,
             remainder: 0,
             jobs: VecDeque::new(),
             seen: Seen::default(),

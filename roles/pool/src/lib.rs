@@ -21,6 +21,7 @@ mod session;
 mod shares;
 mod status;
 mod submit;
+mod workers;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -1,5 +1,6 @@
 //! The mining protocol with one client, from its set-up on (SV2 5).
 
+mod extensions;
 mod supply;
 
 use std::{
@@ -9,14 +10,13 @@ use std::{
 };
 
 use stratum_core::{
-    binary_sv2::Seq064K,
-    extensions_sv2::{self, RequestExtensionsError},
+    extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION,
     mining_sv2::{
         self, CloseChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
         OpenStandardMiningChannelSuccess, SetCustomMiningJobError, SubmitSharesError,
         UpdateChannel, UpdateChannelError,
     },
-    parsers_sv2::{Extensions, ExtensionsNegotiation, Mining as Message},
+    parsers_sv2::Mining as Message,
 };
 use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::{Hashrate, Target};
@@ -25,11 +25,12 @@ use self::supply::announce_to_channel;
 use crate::{
     acknowledge::{Acknowledgements, Booking, Owner},
     board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE, Work, group_id},
-    channel::{Channel, Kind, Opening},
+    channel::{Channel, Kind, Opening, Solved},
     extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
     session::{Fault, Found, Resources, Tally},
     shares::Rejection,
     submit::Submission,
+    workers::NAMES_PER_CONNECTION,
 };
 
 /// How often difficulties are looked at where no shares come.
@@ -41,6 +42,10 @@ pub(crate) struct Mining {
     resources: Arc<Resources>,
     /// The client wants no extended jobs, so there are no groups and each channel gets a job of its own.
     standard_jobs: bool,
+    /// Shares name their workers: extension 0x0002 was negotiated.
+    shares_name_workers: bool,
+    /// Workers that they have named, on all channels.
+    pub named_workers: usize,
     work: Option<Arc<Work>>,
     /// Sorted by id, which only grows.
     channels: Vec<Channel>,
@@ -64,6 +69,8 @@ impl Mining {
         Self {
             resources,
             standard_jobs,
+            shares_name_workers: false,
+            named_workers: 0,
             work,
             channels: Vec::new(),
             next_channel_id: FIRST_CHANNEL_ID,
@@ -93,9 +100,7 @@ impl Mining {
         let unexpected = Fault::unexpected(&frame);
         match frame.extension_type {
             0 => {}
-            extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION => {
-                return answer_extensions(frame, out);
-            }
+            EXTENSION_TYPE_EXTENSIONS_NEGOTIATION => return self.negotiate(frame, out),
             // SV2 3.4.1: what belongs to an unknown extension is ignored.
             _ => return Ok(()),
         }
@@ -236,6 +241,7 @@ impl Mining {
             channel_id,
             sequence_number,
             share,
+            ..
         } = submission;
         let job_is_past = self.is_past(share.job_id);
         let counts = match self.position(channel_id) {
@@ -243,19 +249,8 @@ impl Mining {
             Some(at) => {
                 let channel = &mut self.channels[at];
                 let verdict = channel.judge(share, job_is_past, now);
-                if let Ok(work) = verdict.counts {
-                    self.acknowledgements.accept(
-                        &mut channel.slot,
-                        channel_id,
-                        sequence_number,
-                        work,
-                    );
-                    self.acknowledgements
-                        .book(&mut channel.booking_slot, &channel.owner, work);
-                }
-                if let Some(solved) = verdict.solution {
-                    let owner = channel.owner.clone();
-                    self.found.push(Found { solved, owner });
+                if verdict.counts.is_ok() || verdict.solution.is_some() {
+                    self.book(at, &submission, verdict.solution, verdict.counts.ok());
                 }
                 verdict.counts
             }
@@ -278,6 +273,38 @@ impl Mining {
             }
         }
         Ok(())
+    }
+
+    /// Notes a share that is worth something: as work, as a block, or as both.
+    fn book(
+        &mut self,
+        at: usize,
+        submission: &Submission<'_>,
+        solution: Option<Solved>,
+        work: Option<u128>,
+    ) {
+        let channel = &mut self.channels[at];
+        let name = if self.shares_name_workers {
+            submission.worker()
+        } else {
+            None
+        };
+        let named_before = channel.workers.named();
+        let worker = channel
+            .workers
+            .of_share(name, self.named_workers < NAMES_PER_CONNECTION);
+        if let Some(work) = work {
+            let (channel_id, number) = (submission.channel_id, submission.sequence_number);
+            self.acknowledgements
+                .accept(&mut channel.slot, channel_id, number, work);
+            self.acknowledgements
+                .book(&mut worker.slot, &worker.owner, work);
+        }
+        if let Some(solved) = solution {
+            let owner = worker.owner.clone();
+            self.found.push(Found { solved, owner });
+        }
+        self.named_workers += channel.workers.named() - named_before;
     }
 
     fn open(
@@ -417,7 +444,12 @@ impl Mining {
         let before = self.channels.len();
         let group = (!self.standard_jobs).then_some(request.channel_id);
         self.channels.retain(|channel| {
-            channel.id != request.channel_id && Some(group_id(channel.extranonce_size)) != group
+            let goes = channel.id == request.channel_id
+                || Some(group_id(channel.extranonce_size)) == group;
+            if goes {
+                self.named_workers -= channel.workers.named();
+            }
+            !goes
         });
         self.tally.channels_closed += (before - self.channels.len()) as u64;
     }
@@ -431,27 +463,6 @@ impl Mining {
     fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
         self.position(channel_id).map(|at| &mut self.channels[at])
     }
-}
-
-/// No extension is spoken yet, and none is required.
-fn answer_extensions(frame: Frame<'_>, out: &mut FrameBuffer) -> Result<(), Fault> {
-    let unexpected = Fault::unexpected(&frame);
-    let message = Extensions::try_from((frame.extension_type, frame.message_type, frame.payload))
-        .map_err(MalformedMessage::from)?;
-    let Extensions::ExtensionsNegotiation(ExtensionsNegotiation::RequestExtensions(request)) =
-        message
-    else {
-        return Err(unexpected);
-    };
-    let none = Seq064K::new(Vec::new()).map_err(MalformedMessage::Fields)?;
-    out.push(Extensions::ExtensionsNegotiation(
-        ExtensionsNegotiation::RequestExtensionsError(RequestExtensionsError {
-            request_id: request.request_id,
-            unsupported_extensions: request.requested_extensions,
-            required_extensions: none,
-        }),
-    ))?;
-    Ok(())
 }
 
 /// Whose work it is; nobody's where the name cannot be shown: not UTF-8, or with control characters.

@@ -10,6 +10,8 @@ use stratum_core::{
 };
 use work::{Difficulty, Header, header};
 
+mod extensions;
+
 use super::*;
 use crate::{
     board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE},
