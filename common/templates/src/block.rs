@@ -1,19 +1,15 @@
 //! Putting a block together: the height prefix, the merkle path, the witness commitment, and the whole of it.
 
-use std::sync::Arc;
-
-use bitcoin::{
-    Transaction, VarInt,
-    consensus::encode::{Error as DecodeError, deserialize, serialize},
-    hashes::Hash,
-    script::Builder,
-};
+use bitcoin::{VarInt, consensus::encode::serialize, script::Builder};
+use bytes::Bytes;
 use work::{Header, header};
 
-use crate::{Body, Solution, Template};
+use crate::{Body, Template};
 
 /// The first bytes of a witness commitment's script: `OP_RETURN`, a push of 36 bytes, and the marker (BIP 141).
 pub(crate) const COMMITMENT_MARKER: [u8; 6] = [0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed];
+
+const HEADER_SIZE: usize = 80;
 
 /// The coinbase's witness reserved value as everybody has it (BIP 141).
 pub(crate) const WITNESS_RESERVED: [u8; 32] = [0; 32];
@@ -53,37 +49,8 @@ pub(crate) fn valueless_output(script: &[u8]) -> Vec<u8> {
     output
 }
 
-/// A solution as a header and a decoded coinbase.
-pub(crate) struct Solved {
-    pub(crate) header: Header,
-    pub(crate) coinbase: Transaction,
-}
-
-impl Solved {
-    pub(crate) fn new(solution: &Solution) -> Result<Self, DecodeError> {
-        let Solution {
-            template,
-            version,
-            ntime,
-            nonce,
-            coinbase,
-        } = solution;
-        let coinbase: Transaction = deserialize(coinbase)?;
-        let id = coinbase.compute_txid().to_byte_array();
-        let header = Header {
-            version: *version,
-            prev_hash: template.prev_hash,
-            merkle_root: header::merkle_root(id, &template.merkle_path),
-            ntime: *ntime,
-            nbits: template.nbits,
-            nonce: *nonce,
-        };
-        Ok(Self { header, coinbase })
-    }
-}
-
-/// The whole block in hex; `None` where the template's source has the transactions.
-pub(crate) fn to_hex(header: &Header, coinbase: &[u8], template: &Template) -> Option<String> {
+/// The whole block; `None` where the template's source has the transactions.
+pub(crate) fn assemble(header: &Header, coinbase: &[u8], template: &Template) -> Option<Bytes> {
     let Body::Transactions(transactions) = &template.body else {
         return None;
     };
@@ -92,27 +59,28 @@ pub(crate) fn to_hex(header: &Header, coinbase: &[u8], template: &Template) -> O
         .iter()
         .map(|transaction| transaction.bytes.len())
         .sum();
-    let mut block = String::with_capacity(2 * (80 + count.len() + coinbase.len() + bytes));
-    push_hex(&mut block, &header.to_bytes());
-    push_hex(&mut block, &count);
-    push_hex(&mut block, coinbase);
-    for transaction in transactions.iter().map(Arc::as_ref) {
-        push_hex(&mut block, &transaction.bytes);
+    let mut block = Vec::with_capacity(HEADER_SIZE + count.len() + coinbase.len() + bytes);
+    block.extend_from_slice(&header.to_bytes());
+    block.extend_from_slice(&count);
+    block.extend_from_slice(coinbase);
+    for transaction in transactions.iter() {
+        block.extend_from_slice(&transaction.bytes);
     }
-    Some(block)
+    Some(block.into())
 }
 
-fn push_hex(out: &mut String, bytes: &[u8]) {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    for byte in bytes {
-        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        out.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
+/// The hash of a serialised block; `None` if there is no whole header.
+pub(crate) fn hash(block: &[u8]) -> Option<[u8; 32]> {
+    Some(header::sha256d(block.get(..HEADER_SIZE)?))
 }
 
 #[cfg(test)]
 mod tests {
-    use bitcoin::{Txid, WitnessMerkleNode, hashes::sha256d, merkle_tree};
+    use bitcoin::{
+        Txid, WitnessMerkleNode,
+        hashes::{Hash, sha256d},
+        merkle_tree,
+    };
     use proptest::prelude::*;
 
     use super::*;

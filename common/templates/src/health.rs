@@ -46,10 +46,12 @@ pub struct Status {
     pub error: Option<String>,
     /// See [`Health::last_success`].
     pub last_success_ms: Option<u64>,
-    /// Blocks that the chain took from here.
+    /// Blocks that the chain took from here; each submission counts, here and below.
     pub blocks_accepted: u64,
     /// Blocks that it refused.
     pub blocks_rejected: u64,
+    /// Blocks that arrived, and of which nothing more is known.
+    pub blocks_unknown: u64,
     /// Blocks for which no answer came.
     pub blocks_unreachable: u64,
 }
@@ -64,6 +66,7 @@ pub(crate) struct Board {
     state: Mutex<State>,
     accepted: AtomicU64,
     rejected: AtomicU64,
+    unknown: AtomicU64,
     unreachable: AtomicU64,
 }
 
@@ -86,6 +89,7 @@ impl Board {
             state: Mutex::default(),
             accepted: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
             unreachable: AtomicU64::new(0),
         }
     }
@@ -138,6 +142,7 @@ impl Board {
         let counter = match submission {
             Submission::Accepted => &self.accepted,
             Submission::Rejected(_) => &self.rejected,
+            Submission::Unknown(_) => &self.unknown,
             Submission::Unreachable(_) => &self.unreachable,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -188,6 +193,7 @@ impl Board {
                 .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             blocks_accepted: self.accepted.load(Ordering::Relaxed),
             blocks_rejected: self.rejected.load(Ordering::Relaxed),
+            blocks_unknown: self.unknown.load(Ordering::Relaxed),
             blocks_unreachable: self.unreachable.load(Ordering::Relaxed),
         }
     }

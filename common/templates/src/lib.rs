@@ -9,6 +9,7 @@ mod backoff;
 mod block;
 mod config;
 mod embedded;
+mod fate;
 mod fit;
 mod health;
 mod rpc;
@@ -20,10 +21,12 @@ mod testing;
 use std::sync::Arc;
 
 use bitcoin::Network;
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{EmbeddedConfig, RpcConfig, SourceConfig, Sv2Config};
+pub use fate::{Fate, FateError};
 pub use fit::{Room, TooLarge};
 pub use health::{Health, Status};
 pub use template::{BlockTransaction, Body, CoinbaseTemplate, Solution, Submission, Template};
@@ -78,6 +81,32 @@ impl Templates {
         };
         self.board.count(&submission);
         submission
+    }
+
+    /// Hands over a whole block ([`Solution::block`]), for instance one that could not be delivered before a restart. A
+    /// block that the chain has already counts as accepted; otherwise as [`Templates::submit`].
+    pub async fn submit_block(&self, block: Bytes) -> Submission {
+        let submission = match &self.sink {
+            Sink::Embedded(source) => source.submit_block(&block),
+            Sink::Rpc(submitter) => submitter.submit_block(block).await,
+            Sink::Sv2(_) => Submission::Unreachable(
+                "template distribution hands over solutions of its templates, and no whole blocks"
+                    .to_owned(),
+            ),
+        };
+        self.board.count(&submission);
+        submission
+    }
+
+    /// Where the block of this hash (as in headers) and height stands now.
+    pub async fn fate(&self, hash: [u8; 32], height: u32) -> Result<Fate, FateError> {
+        match &self.sink {
+            Sink::Embedded(source) => source.fate(hash, height),
+            Sink::Rpc(submitter) => submitter.fate(hash, height).await,
+            Sink::Sv2(_) => Err(FateError::NotKnown(
+                "template distribution tells no fate of a block",
+            )),
+        }
     }
 
     /// Asks the source for a template now rather than at its next interval. A template provider cannot be asked.

@@ -5,10 +5,14 @@ use std::{fmt, sync::Arc};
 use bitcoin::{
     Transaction,
     consensus::encode::{deserialize, serialize},
+    hashes::Hash,
     script::{Instruction, Script},
 };
 
-use crate::block::{Solved, WITNESS_RESERVED};
+use bytes::Bytes;
+use work::{Header, header};
+
+use crate::block::{self, WITNESS_RESERVED};
 
 /// Everything that jobs are made of. The template and the tip it builds on are one value, swapped whole, so that there
 /// is no moment when one is known and the other is not.
@@ -139,7 +143,29 @@ pub struct Solution {
 impl Solution {
     /// The block's hash; `None` if the coinbase does not decode.
     pub fn hash(&self) -> Option<[u8; 32]> {
-        Some(Solved::new(self).ok()?.header.hash())
+        Some(self.header()?.hash())
+    }
+
+    /// The whole block as the network has it, to be kept and offered again ([`Templates::submit_block`]); `None` if
+    /// the coinbase does not decode, or the transactions are only where the template came from ([`Body::Remote`]).
+    ///
+    /// [`Templates::submit_block`]: crate::Templates::submit_block
+    pub fn block(&self) -> Option<Bytes> {
+        block::assemble(&self.header()?, &self.coinbase, &self.template)
+    }
+
+    /// `None` if the coinbase does not decode.
+    pub(crate) fn header(&self) -> Option<Header> {
+        let coinbase: Transaction = deserialize(&self.coinbase).ok()?;
+        let id = coinbase.compute_txid().to_byte_array();
+        Some(Header {
+            version: self.version,
+            prev_hash: self.template.prev_hash,
+            merkle_root: header::merkle_root(id, &self.template.merkle_path),
+            ntime: self.ntime,
+            nbits: self.template.nbits,
+            nonce: self.nonce,
+        })
     }
 
     /// Adds to the coinbase the witness that the template's commitment asks for, where the finder left it out.
@@ -164,6 +190,8 @@ pub enum Submission {
     Accepted,
     /// The node does not want it, in the node's words.
     Rejected(String),
+    /// Whoever makes the chain has the block but has not said what becomes of it, which the chain tells in time.
+    Unknown(String),
     /// No answer in the configured time; the block may or may not have arrived.
     Unreachable(String),
 }

@@ -10,7 +10,7 @@ use bitcoin::{
 };
 use work::Target;
 
-use crate::{Solution, Template, block::Solved};
+use crate::{Solution, Template};
 
 /// A block on the template that pays everything to `OP_TRUE`, without any work.
 pub(crate) fn unsolved(template: &Arc<Template>) -> Solution {
@@ -45,7 +45,7 @@ pub(crate) fn solve(template: &Arc<Template>, change: impl FnOnce(&mut Solution)
     let mut solution = unsolved(template);
     change(&mut solution);
     let target = Target::from_compact(template.nbits).unwrap();
-    let mut header = Solved::new(&solution).unwrap().header;
+    let mut header = solution.header().unwrap();
     while !target.is_met_by(&header.hash()) {
         header.nonce += 1;
     }
@@ -54,5 +54,5 @@ pub(crate) fn solve(template: &Arc<Template>, change: impl FnOnce(&mut Solution)
 }
 
 pub(crate) fn hash(solution: &Solution) -> [u8; 32] {
-    Solved::new(solution).unwrap().header.hash()
+    solution.hash().unwrap()
 }

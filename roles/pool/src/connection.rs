@@ -190,6 +190,9 @@ async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
         Submission::Rejected(reason) => {
             warn!(%hash, height, account, worker, %peer, reason, "the node rejected a block");
         }
+        Submission::Unknown(reason) => {
+            warn!(%hash, height, account, worker, %peer, reason, "a block was taken, and its fate is not known yet");
+        }
         Submission::Unreachable(reason) => {
             warn!(%hash, height, account, worker, %peer, reason, "a block could not be handed to the node");
         }
@@ -197,6 +200,7 @@ async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
     let outcome = match submission {
         Submission::Accepted => "accepted".to_owned(),
         Submission::Rejected(reason) => format!("rejected: {reason}"),
+        Submission::Unknown(reason) => format!("unknown: {reason}"),
         Submission::Unreachable(reason) => format!("not delivered: {reason}"),
     };
     shared.counters.block(BlockReport {

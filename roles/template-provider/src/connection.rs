@@ -134,6 +134,10 @@ async fn submit(shared: Arc<Shared>, solution: Solution, peer: SocketAddr) {
             warn!(%hash, height, %peer, reason, "the node rejected a block");
             format!("rejected: {reason}")
         }
+        Submission::Unknown(reason) => {
+            warn!(%hash, height, %peer, reason, "a block was taken, and its fate is not known yet");
+            format!("unknown: {reason}")
+        }
         Submission::Unreachable(reason) => {
             warn!(%hash, height, %peer, reason, "nothing is known of a block that was submitted");
             format!("no answer: {reason}")

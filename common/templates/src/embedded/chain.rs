@@ -3,19 +3,21 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bitcoin::{BlockHash, Transaction, hashes::Hash};
+use bitcoin::{Block, BlockHash, Transaction, consensus::encode::deserialize, hashes::Hash};
 use primitive_types::U256;
 use work::{Header, Target};
 
 use crate::{
-    Body, CoinbaseTemplate, EmbeddedConfig, Solution, Template,
-    block::{self, COMMITMENT_MARKER, Solved, WITNESS_RESERVED},
+    Body, CoinbaseTemplate, EmbeddedConfig, Fate, FateError, Template,
+    block::{self, COMMITMENT_MARKER, WITNESS_RESERVED},
 };
 
 /// The most that a header's time may be ahead of the clock, as nodes have it.
 const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
 /// How many blocks the median time is taken over.
 const MEDIAN_TIME_SPAN: usize = 11;
+/// How many blocks the fate of a block can be told for.
+const REMEMBERED: usize = 10_000;
 /// The difficulty moves by this part of the last interval's error: settles in some tens of blocks, does not swing.
 const ADJUSTMENT_BLOCKS: u64 = 8;
 /// Blocks between halvings, and the first subsidy, as on the main chain.
@@ -25,12 +27,22 @@ const FIRST_SUBSIDY: u64 = 50 * 100_000_000;
 /// The tip, and what the next block's rules depend on.
 pub(crate) struct Chain {
     tip: Tip,
+    /// Hashes of the last blocks, the tip at the end.
+    hashes: VecDeque<[u8; 32]>,
     /// Times of the last blocks, the newest at the end.
     times: VecDeque<u32>,
     target: U256,
     easiest: U256,
     interval: u64,
     last_template: u64,
+}
+
+/// What a block that is no fault became.
+pub(crate) enum Extended {
+    /// The tip, which is this now.
+    By(Tip),
+    /// Nothing new: the chain has it.
+    Already,
 }
 
 /// The newest block.
@@ -58,11 +70,10 @@ impl Chain {
             nbits: compact(target),
             nonce: 0,
         };
+        let hash = genesis.hash();
         Self {
-            tip: Tip {
-                height: 0,
-                hash: genesis.hash(),
-            },
+            tip: Tip { height: 0, hash },
+            hashes: VecDeque::from([hash]),
             times: VecDeque::from([now]),
             target,
             easiest: target_of(config.minimum_block_hashes),
@@ -98,14 +109,24 @@ impl Chain {
     }
 
     /// Checks a block from its header to its last output, and makes it the tip. The error is in the words of a node.
-    pub(crate) fn extend(&mut self, solution: &Solution, now: u32) -> Result<Tip, String> {
-        if solution.template.prev_hash != self.tip.hash {
+    pub(crate) fn extend(&mut self, block: &[u8], now: u32) -> Result<Extended, String> {
+        let block: Block =
+            deserialize(block).map_err(|error| format!("Block decode failed ({error})"))?;
+        let header = header_of(&block);
+        if self.hashes.contains(&header.hash()) {
+            return Ok(Extended::Already);
+        }
+        if header.prev_hash != self.tip.hash {
             return Err("stale-prevblk".to_owned());
         }
-        let Solved { header, coinbase } = Solved::new(solution)
-            .map_err(|error| format!("Block decode failed (coinbase: {error})"))?;
         self.check_header(&header, now)?;
-        check_coinbase(&coinbase, self.tip.height + 1)?;
+        if !block.check_merkle_root() {
+            return Err("bad-txnmrklroot".to_owned());
+        }
+        let [coinbase] = block.txdata.as_slice() else {
+            return Err("bad-txns-inputs-missingorspent".to_owned());
+        };
+        check_coinbase(coinbase, self.tip.height + 1)?;
 
         let previous = self.times.back().copied().unwrap_or(header.ntime);
         self.retarget(header.ntime.saturating_sub(previous).into());
@@ -113,11 +134,25 @@ impl Chain {
             height: self.tip.height + 1,
             hash: header.hash(),
         };
-        self.times.push_back(header.ntime);
-        if self.times.len() > MEDIAN_TIME_SPAN {
-            self.times.pop_front();
+        push(&mut self.hashes, self.tip.hash, REMEMBERED);
+        push(&mut self.times, header.ntime, MEDIAN_TIME_SPAN);
+        Ok(Extended::By(self.tip))
+    }
+
+    /// There are no branches here, so a block that is not in the chain is replaced as soon as its height is reached.
+    pub(crate) fn fate(&self, hash: [u8; 32], height: u32) -> Result<Fate, FateError> {
+        let Some(above) = self.tip.height.checked_sub(height) else {
+            return Ok(Fate::Missing);
+        };
+        match self.hashes.iter().rev().nth(above as usize) {
+            None => Err(FateError::NotKnown(
+                "the embedded chain has forgotten blocks of this height",
+            )),
+            Some(found) if *found == hash => Ok(Fate::InChain {
+                confirmations: above + 1,
+            }),
+            Some(_) => Ok(Fate::Orphaned),
         }
-        Ok(self.tip)
     }
 
     fn check_header(&self, header: &Header, now: u32) -> Result<(), &'static str> {
@@ -154,6 +189,25 @@ impl Chain {
         let mut times: Vec<u32> = self.times.iter().copied().collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied().unwrap_or(0)
+    }
+}
+
+fn header_of(block: &Block) -> Header {
+    Header {
+        version: block.header.version.to_consensus().cast_unsigned(),
+        prev_hash: block.header.prev_blockhash.to_byte_array(),
+        merkle_root: block.header.merkle_root.to_byte_array(),
+        ntime: block.header.time,
+        nbits: block.header.bits.to_consensus(),
+        nonce: block.header.nonce,
+    }
+}
+
+/// Appends, and forgets the oldest beyond `most`.
+fn push<T>(values: &mut VecDeque<T>, value: T, most: usize) {
+    values.push_back(value);
+    if values.len() > most {
+        values.pop_front();
     }
 }
 
@@ -246,12 +300,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing;
+    use crate::{Solution, testing};
 
     /// A node's reason, and what earns it.
     type Breakage<'a, T> = (&'a str, &'a dyn Fn(&mut T));
 
     const NOW: u32 = 1_800_000_000;
+
+    fn extend(chain: &mut Chain, solution: &Solution, now: u32) -> Result<u32, String> {
+        match chain.extend(&solution.block().unwrap(), now)? {
+            Extended::By(tip) => Ok(tip.height),
+            Extended::Already => panic!("the chain has this block"),
+        }
+    }
 
     fn easy(hashes: u64) -> Chain {
         Chain::new(
@@ -270,10 +331,8 @@ mod tests {
         for height in 1..=140 {
             let template = Arc::new(chain.template(NOW + height * 20));
             assert_eq!(template.height(), Some(height));
-            let tip = chain
-                .extend(&testing::solve(&template, |_| {}), NOW + height * 20)
-                .unwrap();
-            assert_eq!(tip.height, height);
+            let solution = testing::solve(&template, |_| {});
+            assert_eq!(extend(&mut chain, &solution, NOW + height * 20), Ok(height));
         }
     }
 
@@ -293,16 +352,13 @@ mod tests {
         ];
         for (reason, change) in cases {
             let solution = testing::solve(&template, change);
-            assert_eq!(
-                chain.extend(&solution, NOW).map(|tip| tip.height),
-                Err(reason.to_owned())
-            );
+            assert_eq!(extend(&mut chain, &solution, NOW), Err(reason.to_owned()));
         }
         let mut hard = easy(1 << 40);
         let template = Arc::new(hard.template(NOW));
         let unsolved = testing::unsolved(&template);
         assert_eq!(
-            hard.extend(&unsolved, NOW).map(|tip| tip.height),
+            extend(&mut hard, &unsolved, NOW),
             Err("high-hash".to_owned())
         );
     }
@@ -355,20 +411,38 @@ mod tests {
                 change(&mut coinbase);
                 solution.coinbase = serialize(&coinbase);
             });
-            assert_eq!(
-                chain.extend(&solution, NOW).map(|tip| tip.height),
-                Err(reason.to_owned())
-            );
+            assert_eq!(extend(&mut chain, &solution, NOW), Err(reason.to_owned()));
         }
-        let garbled = Solution {
-            coinbase: vec![1, 2, 3],
-            ..testing::unsolved(&template)
-        };
-        let reason = chain
-            .extend(&garbled, NOW)
-            .map(|tip| tip.height)
-            .unwrap_err();
+    }
+
+    #[test]
+    fn a_block_that_is_not_what_its_header_says_is_refused() {
+        let mut chain = easy(2);
+        let template = Arc::new(chain.template(NOW));
+        let solution = testing::solve(&template, |_| {});
+        let whole = solution.block().unwrap();
+        let mut other: Block = deserialize(&whole).unwrap();
+        other.txdata[0].output[0].value -= Amount::ONE_SAT;
+        let reason = chain.extend(&serialize(&other), NOW).err();
+        assert_eq!(reason.as_deref(), Some("bad-txnmrklroot"));
+        let reason = chain.extend(&whole[..whole.len() - 1], NOW).err().unwrap();
         assert!(reason.starts_with("Block decode failed"), "{reason}");
+        assert_eq!(extend(&mut chain, &solution, NOW), Ok(1));
+    }
+
+    #[test]
+    fn the_fate_of_a_block_that_is_long_gone_is_not_made_up() {
+        let mut chain = easy(2);
+        let hash = chain.tip.hash;
+        assert_eq!(chain.fate(hash, 0), Ok(Fate::InChain { confirmations: 1 }));
+        assert_eq!(chain.fate([0; 32], 1), Ok(Fate::Missing));
+        chain.hashes = (0..REMEMBERED as u64).map(|_| [1; 32]).collect();
+        chain.tip.height = 20_000;
+        assert_eq!(chain.fate([2; 32], 10_001), Ok(Fate::Orphaned));
+        assert!(matches!(
+            chain.fate(hash, 10_000),
+            Err(FateError::NotKnown(_))
+        ));
     }
 
     proptest! {

@@ -12,8 +12,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{EmbeddedConfig, Sink, Solution, Submission, Templates, health::Board};
-use chain::Chain;
+use crate::{
+    EmbeddedConfig, Fate, FateError, Sink, Solution, Submission, Templates, health::Board,
+};
+use chain::{Chain, Extended};
 
 pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Templates {
     let refresh = Duration::from_secs(config.refresh_interval_seconds.into());
@@ -48,9 +50,17 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn submit(&self, solution: &Solution) -> Submission {
+        match solution.block() {
+            Some(block) => self.submit_block(&block),
+            None => Submission::Rejected("Block decode failed".to_owned()),
+        }
+    }
+
+    pub(crate) fn submit_block(&self, block: &[u8]) -> Submission {
         let mut chain = self.chain();
-        match chain.extend(solution, now()) {
-            Ok(tip) => {
+        match chain.extend(block, now()) {
+            Ok(Extended::Already) => Submission::Accepted,
+            Ok(Extended::By(tip)) => {
                 info!(height = tip.height, hash = %tip.display(), "block accepted by the embedded chain");
                 self.publish(&mut chain);
                 Submission::Accepted
@@ -60,6 +70,10 @@ impl Source {
                 Submission::Rejected(reason)
             }
         }
+    }
+
+    pub(crate) fn fate(&self, hash: [u8; 32], height: u32) -> Result<Fate, FateError> {
+        self.chain().fate(hash, height)
     }
 
     pub(crate) fn refresh(&self) {
@@ -116,16 +130,47 @@ mod tests {
         assert_eq!(templates.status().height, Some(1));
         assert_eq!(templates.status().blocks_accepted, 1);
 
-        // The same again, and another on the old tip, come too late.
+        // Another on the old tip comes too late.
         let other = testing::solve(&first, |solution| solution.ntime += 1);
-        for late in [solution, other] {
-            assert_eq!(
-                templates.submit(late).await,
-                Submission::Rejected("stale-prevblk".to_owned())
-            );
-        }
+        assert_eq!(
+            templates.submit(other).await,
+            Submission::Rejected("stale-prevblk".to_owned())
+        );
         assert_eq!(templates.network(), Some(Network::Regtest));
         assert!(templates.health().fresh);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_was_kept_can_be_offered_and_followed() {
+        let templates = crate::start(quick(), CancellationToken::new()).unwrap();
+        let first = templates.ready().await.unwrap();
+        let [kept, other] = [0, 1].map(|later| {
+            testing::solve(&first, |solution| {
+                solution.ntime += later;
+            })
+        });
+        let (hash, block) = (kept.hash().unwrap(), kept.block().unwrap());
+        assert_eq!(templates.fate(hash, 1).await, Ok(Fate::Missing));
+        for _ in 0..2 {
+            let answer = templates.submit_block(block.clone()).await;
+            assert_eq!(answer, Submission::Accepted);
+            assert_eq!(templates.status().height, Some(1));
+        }
+        let in_chain = |confirmations| Ok(Fate::InChain { confirmations });
+        assert_eq!(templates.fate(hash, 1).await, in_chain(1));
+        let second = templates.ready().await.unwrap();
+        let answer = templates.submit(testing::solve(&second, |_| {})).await;
+        assert_eq!(answer, Submission::Accepted);
+        assert_eq!(templates.fate(hash, 1).await, in_chain(2));
+        let fate = templates.fate(other.hash().unwrap(), 1).await;
+        assert_eq!(fate, Ok(Fate::Orphaned));
+
+        let mut broken = block.to_vec();
+        broken.push(0);
+        for garbage in [Vec::new(), vec![0; 79], block[..90].to_vec(), broken] {
+            let answer = templates.submit_block(garbage.into()).await;
+            assert!(matches!(answer, Submission::Rejected(_)), "{answer:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Room, RpcConfig, SourceConfig, Submission, Template, Templates, testing};
+use crate::{Error, Fate, Room, RpcConfig, SourceConfig, Submission, Template, Templates, testing};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -87,7 +87,7 @@ async fn a_regtest_node_takes_our_block_with_a_payment_from_its_mempool() {
 
     let stale = testing::solve(&with_payment, |solution| solution.ntime += 1);
     let answer = templates.submit(stale).await;
-    assert_eq!(answer, Submission::Rejected("inconclusive".to_owned()));
+    assert_eq!(answer, Submission::Unknown("inconclusive".to_owned()));
     let greedy = template(&templates, |template| template.height() == Some(121)).await;
     let greedy = testing::solve(&greedy, |solution| {
         let mut coinbase: bitcoin::Transaction =
@@ -172,6 +172,43 @@ async fn a_signet_node_with_a_closed_challenge_is_refused() {
         matches!(error, Error::Unsupported(ref reason) if reason.contains("challenge 51")),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_blocks_fate_follows_the_nodes_chain_through_a_reorganisation() {
+    let Some(node) = Node::start(Chain::Regtest).await else {
+        return;
+    };
+    let templates = start(&node);
+    let first = template(&templates, |template| template.height() == Some(1)).await;
+    let solution = testing::solve(&first, |_| {});
+    let (hash, block) = (solution.hash().unwrap(), solution.block().unwrap());
+    let in_chain = |confirmations| Ok(Fate::InChain { confirmations });
+
+    assert_eq!(templates.fate(hash, 1).await, Ok(Fate::Missing));
+    for _ in 0..2 {
+        let answer = templates.submit_block(block.clone()).await;
+        assert_eq!(answer, Submission::Accepted);
+        assert_eq!(templates.fate(hash, 1).await, in_chain(1));
+    }
+    let second = template(&templates, |template| template.height() == Some(2)).await;
+    mine(&node, &templates, &second).await;
+    assert_eq!(templates.fate(hash, 1).await, in_chain(2));
+    assert_eq!(templates.fate([7; 32], 2).await, Ok(Fate::Orphaned));
+
+    let printed = json!([BlockHash::from_byte_array(hash).to_string()]);
+    node.call("invalidateblock", printed.clone()).await;
+    assert_eq!(templates.fate(hash, 1).await, Ok(Fate::Orphaned));
+    let again = template(&templates, |template| template.height() == Some(1)).await;
+    let other = testing::solve(&again, |solution| solution.ntime += 1);
+    assert_eq!(templates.submit(other.clone()).await, Submission::Accepted);
+    assert_eq!(templates.fate(hash, 1).await, Ok(Fate::Orphaned));
+
+    // The branch that was left has more blocks, so it wins once it may.
+    node.call("reconsiderblock", printed).await;
+    assert_eq!(templates.fate(hash, 1).await, in_chain(2));
+    let other = templates.fate(other.hash().unwrap(), 1).await;
+    assert_eq!(other, Ok(Fate::Orphaned));
 }
 
 #[tokio::test]

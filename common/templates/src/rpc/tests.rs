@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::fake::{FakeNode, Reply};
-use crate::{Error, RpcConfig, SourceConfig, Submission, Templates, testing};
+use crate::{Error, Fate, FateError, RpcConfig, SourceConfig, Submission, Templates, testing};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const COMMITMENT: &str =
@@ -367,10 +367,13 @@ async fn submit(replies: Vec<fn() -> Reply>, confirmations: i64) -> Submission {
     let template = ready(&templates).await;
     let submission = templates.submit(testing::solve(&template, |_| {})).await;
     let status = templates.status();
-    assert_eq!(
-        status.blocks_accepted + status.blocks_rejected + status.blocks_unreachable,
-        1
-    );
+    let counts = [
+        status.blocks_accepted,
+        status.blocks_rejected,
+        status.blocks_unknown,
+        status.blocks_unreachable,
+    ];
+    assert_eq!(counts.iter().sum::<u64>(), 1);
     submission
 }
 
@@ -391,7 +394,7 @@ async fn the_nodes_word_on_a_block_is_final() {
     );
     assert_eq!(
         submit(vec![|| Reply::Result(json!("inconclusive"))], -1).await,
-        word("inconclusive")
+        Submission::Unknown("inconclusive".to_owned())
     );
     assert_eq!(
         submit(vec![|| Reply::Result(json!("duplicate-invalid"))], 1).await,
@@ -417,6 +420,14 @@ async fn a_block_is_offered_until_the_node_answers() {
     )
     .await;
     assert_eq!(starting, Submission::Accepted);
+    let behind = || Reply::Result(json!("prev-blk-not-found"));
+    let catching_up = submit(vec![behind, || Reply::Result(json!(null))], 1).await;
+    assert_eq!(catching_up, Submission::Accepted);
+    let without_parent = submit(vec![behind], 1).await;
+    assert_eq!(
+        without_parent,
+        Submission::Unreachable("prev-blk-not-found".to_owned())
+    );
     let away = submit(vec![|| Reply::Close], 1).await;
     assert!(
         matches!(away, Submission::Unreachable(ref problem) if problem.contains("reached")),
@@ -440,4 +451,69 @@ async fn a_block_arrives_even_if_its_submitter_goes_away() {
     timeout(PATIENCE, node.expect_call("submitblock"))
         .await
         .expect("another attempt");
+}
+
+/// What the source says of a block when the node answers so to `getblockheader` and `getblockhash`.
+async fn fate(header: fn() -> Reply, at_height: fn() -> Reply) -> Result<Fate, FateError> {
+    let mut node = FakeNode::start(move |method, params| match method {
+        "getblockheader" => header(),
+        "getblockhash" => at_height(),
+        _ => steady(method, params),
+    })
+    .await;
+    let templates = start(&node);
+    let mut hash = [0; 32];
+    hash[0] = 0xab;
+    let fate = templates.fate(hash, 7).await;
+    // A node prints hashes the other way round.
+    let asked = node.expect_call("getblockheader").await;
+    assert_eq!(asked, json!([format!("{:0>64}", "ab")]));
+    fate
+}
+
+#[tokio::test]
+async fn the_fate_of_a_block_is_what_the_nodes_chain_says() {
+    let in_chain = || Reply::Result(json!({"confirmations": 3}));
+    let beside = || Reply::Result(json!({"confirmations": -1}));
+    let unknown = || Reply::Error(-5, "Block not found");
+    let too_high = || Reply::Error(-8, "Block height out of range");
+    let another = || Reply::Result(json!("00ff"));
+    let nonsense = || Reply::Result(json!({"confirmations": "many"}));
+
+    let confirmations = 3;
+    assert_eq!(
+        fate(in_chain, too_high).await,
+        Ok(Fate::InChain { confirmations })
+    );
+    assert_eq!(fate(beside, too_high).await, Ok(Fate::Orphaned));
+    assert_eq!(fate(unknown, another).await, Ok(Fate::Orphaned));
+    assert_eq!(fate(unknown, too_high).await, Ok(Fate::Missing));
+    for (header, at_height) in [
+        (nonsense as fn() -> Reply, too_high as fn() -> Reply),
+        (|| Reply::Error(-28, "Loading block index"), too_high),
+        (|| Reply::Close, too_high),
+        (unknown, || Reply::Close),
+    ] {
+        let fate = fate(header, at_height).await;
+        assert!(matches!(fate, Err(FateError::Unreachable(_))), "{fate:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_was_kept_is_offered_as_it_is() {
+    let mut node = FakeNode::start(|method, params| match method {
+        "submitblock" => Reply::Result(json!("duplicate")),
+        _ => steady(method, params),
+    })
+    .await;
+    let templates = start(&node);
+    let template = ready(&templates).await;
+    let block = testing::solve(&template, |_| {}).block().unwrap();
+    let answer = templates.submit_block(block.clone()).await;
+    assert_eq!(answer, Submission::Accepted);
+    let offered = node.expect_call("submitblock").await;
+    assert_eq!(offered, json!([hex::encode(&block)]));
+    // What has no header is no block, and no node is asked about it.
+    let answer = templates.submit_block(block.slice(..79)).await;
+    assert!(matches!(answer, Submission::Rejected(_)), "{answer:?}");
 }

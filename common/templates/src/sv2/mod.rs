@@ -19,9 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{
-    Error, Sink, Solution, Submission, Sv2Config, Template, Templates, block::Solved, health::Board,
-};
+use crate::{Error, Sink, Solution, Submission, Sv2Config, Template, Templates, health::Board};
 use conversation::Received;
 
 /// Templates whose solutions can be handed over. A provider forgets earlier.
@@ -82,11 +80,8 @@ impl Source {
     /// The protocol has no answer to a solution, so that the only sign is the tip: [`Submission::Accepted`] is said when
     /// the block has become it, never because nothing was heard.
     pub(crate) async fn submit(&self, solution: Solution) -> Submission {
-        let hash = match Solved::new(&solution) {
-            Ok(solved) => solved.header.hash(),
-            Err(error) => {
-                return Submission::Rejected(format!("the coinbase does not decode: {error}"));
-            }
+        let Some(hash) = solution.hash() else {
+            return Submission::Rejected("the coinbase does not decode".to_owned());
         };
         let mut tip_changed = self.tip_changed.subscribe();
         let Some((remote_id, outbox)) = self.state().destination(solution.template.id) else {
@@ -116,7 +111,7 @@ impl Source {
         };
         match timeout(self.confirm, becomes_tip).await {
             Ok(()) => Submission::Accepted,
-            Err(_) => Submission::Unreachable(format!(
+            Err(_) => Submission::Unknown(format!(
                 "the template provider has the block, but it did not become the tip within {} s; the protocol tells no \
                  more",
                 self.confirm.as_secs()

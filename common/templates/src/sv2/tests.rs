@@ -236,7 +236,7 @@ async fn a_block_of_which_nothing_is_heard_is_not_called_accepted() {
     let (_, delivery, task) = submitted(&source, &template, &mut deliveries).await;
     delivery.written.send(()).unwrap();
     publish(&source, 2, [8; 32]);
-    assert!(matches!(task.await.unwrap(), Submission::Unreachable(_)));
+    assert!(matches!(task.await.unwrap(), Submission::Unknown(_)));
 }
 
 #[tokio::test(start_paused = true)]
