@@ -99,7 +99,7 @@ pub enum Error {
     /// A limit of zero would let nobody in.
     #[error("the limit \"{key}\" is 0, which would let nobody connect; use 1 or more")]
     ZeroLimit {
-        /// The key of [`Limits`].
+        /// The key of [`Limits`] or [`ProxyProtocol`].
         key: &'static str,
     },
     /// A PROXY header is required, and nobody may send one.
@@ -165,15 +165,10 @@ impl Listener {
     /// through [`Accepted::identify`] then.
     ///
     /// # Errors
-    /// [`Error::NobodyTrusted`]
+    /// As [`ProxyProtocol::validate`].
     pub fn behind(mut self, proxy: ProxyProtocol) -> Result<Self, Error> {
-        if proxy.mode == Mode::Off {
-            self.proxy = None;
-        } else if proxy.trusted_networks.is_empty() {
-            return Err(Error::NobodyTrusted);
-        } else {
-            self.proxy = Some(Arc::new(proxy));
-        }
+        proxy.validate()?;
+        self.proxy = (proxy.mode != Mode::Off).then(|| Arc::new(proxy));
         Ok(self)
     }
 
@@ -406,6 +401,27 @@ pub struct Snapshot {
     pub waited_for_pace: u64,
     /// Errors of the system's accept, such as a lack of file descriptors.
     pub accept_errors: u64,
+}
+
+impl Snapshot {
+    /// Connections that were closed at the door, by the reason's name in metrics.
+    #[must_use]
+    pub fn refusals(&self) -> [(&'static str, u64); 3] {
+        [
+            ("per-address", self.refused_per_address),
+            ("untrusted", self.refused_untrusted),
+            ("proxy-header", self.refused_proxy_header),
+        ]
+    }
+
+    /// Times that new connections had to wait, by the reason's name in metrics.
+    #[must_use]
+    pub fn pauses(&self) -> [(&'static str, u64); 2] {
+        [
+            ("connections", self.waited_for_slot),
+            ("pace", self.waited_for_pace),
+        ]
+    }
 }
 
 fn count(counter: &AtomicU64) {

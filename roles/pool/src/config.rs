@@ -3,7 +3,10 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use service::{http::Address, listener::Limits};
+use service::{
+    http::Address,
+    listener::{Limits, ProxyProtocol},
+};
 use sv2_connection::{Authority, AuthoritySecretKey, Options};
 use templates::SourceConfig;
 use work::Difficulty;
@@ -47,6 +50,8 @@ pub struct Config {
     pub channels_per_connection: u32,
     /// Connections.
     pub limits: Limits,
+    /// Whether clients come through a load balancer that says who calls.
+    pub proxy_protocol: ProxyProtocol,
     /// Where templates come from.
     pub template: SourceConfig,
 }
@@ -68,6 +73,7 @@ impl Default for Config {
             write_timeout_seconds: 15,
             channels_per_connection: 10_000,
             limits: Limits::default(),
+            proxy_protocol: ProxyProtocol::default(),
             template: SourceConfig::default(),
         }
     }
@@ -111,6 +117,7 @@ impl Config {
             return Err(Error::NoAuthorityKey);
         }
         self.limits.validate()?;
+        self.proxy_protocol.validate()?;
         self.template.validate()?;
         Ok(())
     }

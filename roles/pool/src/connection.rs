@@ -40,14 +40,21 @@ pub(crate) async fn serve(
     work: watch::Receiver<Option<Arc<Work>>>,
     shutdown: CancellationToken,
 ) {
+    let accepted_at = Instant::now();
+    let Some(accepted) = identify(accepted, &shutdown).await else {
+        return;
+    };
     let Accepted {
         stream,
         peer,
         permit: _held,
     } = accepted;
-    let accepted_at = Instant::now();
     shared.counters.connected();
-    let handshake = accept(stream, &shared.authority, shared.options);
+    let mut options = shared.options;
+    options.handshake_timeout = options
+        .handshake_timeout
+        .saturating_sub(accepted_at.elapsed());
+    let handshake = accept(stream, &shared.authority, options);
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         connection = handshake => match connection {
@@ -74,6 +81,19 @@ pub(crate) async fn serve(
             debug!(%peer, "disconnected");
         }
         Err(fault) => info!(%peer, reason = %fault, "connection ended"),
+    }
+}
+
+/// Learns who really calls; `None` if that is not to be had, which the listener counts.
+async fn identify(accepted: Accepted, shutdown: &CancellationToken) -> Option<Accepted> {
+    let peer = accepted.peer;
+    // On the heap: most connections need it for no time at all.
+    let identified = Box::pin(accepted.identify());
+    tokio::select! {
+        identified = identified => identified
+            .inspect_err(|reason| debug!(%peer, %reason, "connection refused"))
+            .ok(),
+        () = shutdown.cancelled() => None,
     }
 }
 

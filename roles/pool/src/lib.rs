@@ -66,11 +66,12 @@ impl Pool {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         config.validate()?;
         let authority = config.authority()?;
-        let listener = Listener::bind(config.listen_address, &config.limits)?;
+        let listener = Listener::bind(config.listen_address, &config.limits)?
+            .behind(config.proxy_protocol.clone())?;
         let prefixes = Prefixes::open(&config.data_dir, config.server_id)?;
         let templates_stop = CancellationToken::new();
         let templates = templates::start(config.template.clone(), templates_stop.clone())?;
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new(listener.counters()));
         let status = StatusHandle::new(Arc::clone(&counters), templates.clone());
         Ok(Self {
             http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,

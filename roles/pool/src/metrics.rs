@@ -44,6 +44,7 @@ fn collect(status: &Status, families: &mut Families) {
             .iter()
             .map(|(reason, count)| (*reason, *count)),
     );
+    door(&status.listener, families);
     families.gauge(
         "hashpool_pool_channels",
         "Open channels.",
@@ -92,6 +93,27 @@ fn collect(status: &Status, families: &mut Families) {
         "hashpool_pool_template_success_timestamp_seconds",
         "When the template source last gave an answer; 0 if it never did.",
         count(templates.last_success_ms.unwrap_or_default()) / 1000.0,
+    );
+}
+
+/// What never became a connection, or had to wait to become one.
+fn door(listener: &service::listener::Snapshot, families: &mut Families) {
+    families.counters(
+        "hashpool_pool_refused_connections_total",
+        "Connections closed at the door.",
+        "reason",
+        listener.refusals(),
+    );
+    families.counters(
+        "hashpool_pool_accept_pauses_total",
+        "Times that new connections had to wait.",
+        "reason",
+        listener.pauses(),
+    );
+    families.counter(
+        "hashpool_pool_accept_errors_total",
+        "Errors of the system when accepting, such as a lack of file descriptors.",
+        listener.accept_errors,
     );
 }
 

@@ -19,6 +19,7 @@ use crate::{
 /// Counters of all connections. Each connection adds a batch at a time, never a share at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    listener: Arc<service::listener::Counters>,
     connections_opened: AtomicU64,
     connections_closed: AtomicU64,
     disconnects: Mutex<BTreeMap<&'static str, u64>>,
@@ -56,6 +57,8 @@ pub struct Status {
     pub connections_total: u64,
     /// Why connections were ended that did not just leave.
     pub disconnects: BTreeMap<&'static str, u64>,
+    /// What the listener did: connections refused, and times that accepting paused.
+    pub listener: service::listener::Snapshot,
     /// Open channels.
     pub channels: u64,
     /// Shares that count.
@@ -112,6 +115,7 @@ impl StatusHandle {
             connections: connections_total.saturating_sub(connections_closed),
             connections_total,
             disconnects: lock(&counters.disconnects).clone(),
+            listener: counters.listener.snapshot(),
             channels: channels_opened.saturating_sub(channels_closed),
             shares_accepted: counters.accepted.load(Ordering::Relaxed),
             shares_rejected: Rejection::ALL
@@ -131,6 +135,13 @@ impl StatusHandle {
 }
 
 impl Counters {
+    pub(crate) fn new(listener: Arc<service::listener::Counters>) -> Self {
+        Self {
+            listener,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn connected(&self) {
         add(&self.connections_opened, 1);
     }

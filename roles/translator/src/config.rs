@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use service::http;
-use service::listener::Limits;
+use service::listener::{Limits, ProxyProtocol};
 use work::{Difficulty, Hashrate, Target};
 
 use crate::Error;
@@ -68,6 +68,8 @@ pub struct Config {
     pub reconnect_last_seconds: u64,
     /// How many miners may connect.
     pub limits: Limits,
+    /// Whether miners come through a load balancer that says who calls.
+    pub proxy_protocol: ProxyProtocol,
 }
 
 impl Default for Config {
@@ -96,6 +98,7 @@ impl Default for Config {
             reconnect_first_ms: 500,
             reconnect_last_seconds: 10,
             limits: Limits::default(),
+            proxy_protocol: ProxyProtocol::default(),
         }
     }
 }
@@ -168,7 +171,8 @@ impl Config {
                 return wrong(key, format!("{value} is too large"));
             }
         }
-        self.limits.validate().map_err(Error::Listen)
+        self.limits.validate()?;
+        Ok(self.proxy_protocol.validate()?)
     }
 
     pub(crate) fn settings(&self) -> Settings {

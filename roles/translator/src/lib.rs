@@ -90,7 +90,8 @@ impl Translator {
     #[allow(clippy::unused_async)]
     pub async fn bind(config: Config) -> Result<Self, Error> {
         config.validate()?;
-        let listener = Listener::bind(config.listen_address, &config.limits)?;
+        let listener = Listener::bind(config.listen_address, &config.limits)?
+            .behind(config.proxy_protocol.clone())?;
         let slots: Vec<Slot> = std::iter::repeat_with(|| Slot {
             links: watch::Sender::new(None),
             state: Arc::default(),
@@ -186,33 +187,48 @@ impl Translator {
         settings: &Arc<Settings>,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let Accepted {
-            stream,
-            peer,
-            permit,
-        } = accepted;
         let (extranonce1, slot) = next.take(self.slots.len());
         let now = Now {
             instant: Instant::now(),
         };
-        let entry = self.status.arrive(peer);
-        let session = Session::new(now, extranonce1, Arc::clone(settings));
+        let settings = Arc::clone(settings);
         let links = self.slots[slot].links.subscribe();
-        let mut driver = Driver::new(session, Arc::clone(&entry), links);
-        let mut socket = Socket::new(
-            stream,
-            Duration::from_secs(self.config.write_timeout_seconds),
-        );
+        let write_timeout = Duration::from_secs(self.config.write_timeout_seconds);
         let linger = Duration::from_secs(self.config.linger_seconds);
         let status = Arc::clone(&self.status);
         async move {
+            let Some(accepted) = identify(accepted, &shutdown).await else {
+                return;
+            };
+            let Accepted {
+                stream,
+                peer,
+                permit,
+            } = accepted;
             tracing::debug!(%peer, "miner connected");
+            let entry = status.arrive(peer);
+            let session = Session::new(now, extranonce1, settings);
+            let mut driver = Driver::new(session, Arc::clone(&entry), links);
+            let mut socket = Socket::new(stream, write_timeout);
             let end = socket.serve(&mut driver, &shutdown).await;
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
             drop((socket, permit));
             driver.linger(end, linger).await;
             status.depart(&entry, end.name());
         }
+    }
+}
+
+/// Learns who really calls; `None` if that is not to be had.
+async fn identify(accepted: Accepted, shutdown: &CancellationToken) -> Option<Accepted> {
+    let peer = accepted.peer;
+    // On the heap: most connections need it for no time at all.
+    let identified = Box::pin(accepted.identify());
+    tokio::select! {
+        identified = identified => identified
+            .inspect_err(|reason| tracing::debug!(%peer, %reason, "connection refused"))
+            .ok(),
+        () = shutdown.cancelled() => None,
     }
 }
 

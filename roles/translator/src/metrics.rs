@@ -149,18 +149,15 @@ fn own(families: &mut Families, totals: &Totals) {
     let listener = &totals.listener;
     families.counters(
         "hashpool_translator_refused_connections_total",
-        "Connections closed because of a limit.",
+        "Connections closed at the door.",
         "reason",
-        [("per-address", listener.refused_per_address)],
+        listener.refusals(),
     );
     families.counters(
         "hashpool_translator_accept_pauses_total",
         "Times that new connections had to wait.",
         "reason",
-        [
-            ("connections", listener.waited_for_slot),
-            ("pace", listener.waited_for_pace),
-        ],
+        listener.pauses(),
     );
     families.counter(
         "hashpool_translator_accept_errors_total",

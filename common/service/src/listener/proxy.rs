@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use super::Error;
+
 /// The longest header that is read. Addresses need 52 bytes; the rest is for what load balancers add to version 2.
 const MAX_HEADER: usize = 1024;
 
@@ -46,6 +48,25 @@ impl Default for ProxyProtocol {
 }
 
 impl ProxyProtocol {
+    /// Refuses settings with which nobody could ever connect.
+    ///
+    /// # Errors
+    /// [`Error::NobodyTrusted`], or [`Error::ZeroLimit`] naming the key.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.mode == Mode::Off {
+            return Ok(());
+        }
+        if self.trusted_networks.is_empty() {
+            return Err(Error::NobodyTrusted);
+        }
+        if self.header_timeout_seconds == 0 {
+            return Err(Error::ZeroLimit {
+                key: "header_timeout_seconds",
+            });
+        }
+        Ok(())
+    }
+
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_networks
             .iter()

@@ -356,6 +356,10 @@ impl Miner {
         self.writer.write_all(b"\n").await.unwrap();
     }
 
+    pub(crate) async fn write_bytes(&mut self, bytes: &[u8]) {
+        self.writer.write_all(bytes).await.unwrap();
+    }
+
     /// Writes the same line for ever and reads nothing, until the translator hangs up.
     pub(crate) async fn flood(mut self, line: &'static str) {
         let lines = format!("{line}\n").repeat(100);
