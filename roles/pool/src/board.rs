@@ -1,7 +1,8 @@
 //! The newest work, published for all connections.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use bitcoin::Network;
 use sv2_connection::{FrameBuffer, MalformedMessage};
 use templates::{Template, Templates};
 use tokio::{sync::watch, task::JoinHandle};
@@ -13,6 +14,7 @@ use crate::{
     Config, Error,
     extranonce::{PREFIX_SIZE, ROLLABLE_SIZE},
     job::{Job, Recipe},
+    payee::Payee,
     payout,
 };
 
@@ -23,18 +25,52 @@ pub(crate) const USUAL_EXTRANONCE: usize = PREFIX_SIZE + ROLLABLE_SIZE;
 #[derive(Debug)]
 pub(crate) struct Work {
     id: u32,
+    network: Network,
     template: Arc<Template>,
     network_target: Target,
-    recipe: Arc<Recipe>,
+    pool: Arc<Payee>,
+    /// For channels that pay the pool and ask for no longer extranonce; nearly all of them. No lock is taken for these.
     usual: Arc<Job>,
-    /// For channels that need a longer extranonce. The lock is taken once per connection and job, never per share.
-    unusual: Mutex<Vec<(usize, Arc<Job>)>>,
-    /// The usual job, encoded once for the group of that size: with a new tip, and as another job on the same.
+    /// Encoded once for the group of those channels: with a new tip, and as another job on the same.
     on_new_tip: FrameBuffer,
     on_same_tip: FrameBuffer,
 }
 
 impl Work {
+    pub(crate) fn new(
+        id: u32,
+        network: Network,
+        template: Arc<Template>,
+        pool: &Arc<Payee>,
+    ) -> Result<Self, String> {
+        let network_target =
+            Target::from_compact(template.nbits).map_err(|error| error.to_string())?;
+        let usual = Arc::new(Job::new(
+            Arc::clone(&template),
+            network_target,
+            pool.recipe(),
+            USUAL_EXTRANONCE,
+        ));
+        let group = pool.group_id(USUAL_EXTRANONCE);
+        let encode = |new_tip| {
+            let mut frames = FrameBuffer::new();
+            usual
+                .announce(group, id, new_tip, &mut frames)
+                .map_err(|error| error.to_string())?;
+            Ok::<_, String>(frames)
+        };
+        Ok(Self {
+            id,
+            network,
+            network_target,
+            on_new_tip: encode(true)?,
+            on_same_tip: encode(false)?,
+            pool: Arc::clone(pool),
+            usual,
+            template,
+        })
+    }
+
     /// The identity of a tip. Where `nbits` can change without a new block (testnet4), that is a new tip too.
     pub(crate) fn tip(&self) -> ([u8; 32], u32) {
         (self.template.prev_hash, self.template.nbits)
@@ -48,78 +84,49 @@ impl Work {
         self.id
     }
 
+    pub(crate) fn network(&self) -> Network {
+        self.network
+    }
+
     pub(crate) fn network_target(&self) -> Target {
         self.network_target
     }
 
-    /// The job for channels whose whole extranonce has this size.
-    pub(crate) fn job(&self, extranonce_size: usize) -> Arc<Job> {
-        if extranonce_size == USUAL_EXTRANONCE {
-            return Arc::clone(&self.usual);
+    /// The job for channels with this payee, the pool if there is none, and this size of the whole extranonce.
+    pub(crate) fn job(&self, payee: Option<&Payee>, extranonce_size: usize) -> Arc<Job> {
+        match payee {
+            None if extranonce_size == USUAL_EXTRANONCE => Arc::clone(&self.usual),
+            _ => payee.unwrap_or(&self.pool).job(self, extranonce_size),
         }
-        let mut jobs = self.unusual.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, job)) = jobs.iter().find(|(size, _)| *size == extranonce_size) {
-            return Arc::clone(job);
-        }
-        let job = Arc::new(Job::new(
-            Arc::clone(&self.template),
-            self.network_target,
-            &self.recipe,
-            extranonce_size,
-        ));
-        jobs.push((extranonce_size, Arc::clone(&job)));
-        job
     }
 
-    /// Appends the job for the group of channels whose whole extranonce has this size.
+    /// Appends that job for the group of these channels.
     pub(crate) fn announce_to_group(
         &self,
+        payee: Option<&Payee>,
         extranonce_size: usize,
         new_tip: bool,
         frames: &mut FrameBuffer,
     ) -> Result<(), MalformedMessage> {
-        if extranonce_size == USUAL_EXTRANONCE {
-            frames.push_frames(if new_tip {
-                &self.on_new_tip
-            } else {
-                &self.on_same_tip
-            });
-            return Ok(());
+        if payee.is_some() || extranonce_size != USUAL_EXTRANONCE {
+            let payee = payee.unwrap_or(&self.pool);
+            return payee.announce_to_group(self, extranonce_size, new_tip, frames);
         }
-        let job = self.job(extranonce_size);
-        job.announce(group_id(extranonce_size), self.id, new_tip, frames)
+        frames.push_frames(if new_tip {
+            &self.on_new_tip
+        } else {
+            &self.on_same_tip
+        });
+        Ok(())
     }
 
-    pub(crate) fn new(
-        id: u32,
-        template: Arc<Template>,
-        recipe: &Arc<Recipe>,
-    ) -> Result<Self, String> {
-        let network_target =
-            Target::from_compact(template.nbits).map_err(|error| error.to_string())?;
-        let usual = Arc::new(Job::new(
-            Arc::clone(&template),
-            network_target,
+    pub(crate) fn make_job(&self, recipe: &Recipe, extranonce_size: usize) -> Job {
+        Job::new(
+            Arc::clone(&self.template),
+            self.network_target,
             recipe,
-            USUAL_EXTRANONCE,
-        ));
-        let encode = |new_tip| {
-            let mut frames = FrameBuffer::new();
-            usual
-                .announce(group_id(USUAL_EXTRANONCE), id, new_tip, &mut frames)
-                .map_err(|error| error.to_string())?;
-            Ok::<_, String>(frames)
-        };
-        Ok(Self {
-            id,
-            network_target,
-            recipe: Arc::clone(recipe),
-            on_new_tip: encode(true)?,
-            on_same_tip: encode(false)?,
-            usual,
-            unusual: Mutex::default(),
-            template,
-        })
+            extranonce_size,
+        )
     }
 }
 
@@ -138,13 +145,7 @@ fn not_before(template: Arc<Template>, last: Option<&Work>) -> Arc<Template> {
     }
 }
 
-/// The group channel for a size of extranonce is the same on every connection, so that its frames can be shared.
-pub(crate) fn group_id(extranonce_size: usize) -> u32 {
-    // At most 32.
-    u32::try_from(extranonce_size).unwrap_or(u32::MAX)
-}
-
-/// Channels are numbered from here, above all groups.
+/// Channels are numbered from here, above the groups that pay the pool and below the others.
 pub(crate) const FIRST_CHANNEL_ID: u32 = 64;
 
 /// Jobs that only one channel gets have this bit in their number; the rest have the number of the work.
@@ -194,20 +195,20 @@ async fn publish_work(
 ) -> Result<(), Error> {
     let mut newest = templates.subscribe();
     templates.ready().await?;
-    let mut recipe = None;
+    let mut pool = None;
     let mut id = 0;
     loop {
         let template = newest.borrow_and_update().clone();
         if let (Some(template), Some(network)) = (template, templates.network()) {
-            let recipe = match &recipe {
-                Some(recipe) => recipe,
+            let pool = match &pool {
+                Some(pool) => pool,
                 None => {
                     let script = payout.script(network)?;
-                    &*recipe.insert(Arc::new(Recipe::new(&script, &tag)))
+                    &*pool.insert(Arc::new(Payee::pool(Recipe::new(&script, &tag))))
                 }
             };
             id = (id + 1) % OWN_JOB_BIT;
-            publish_one(id, template, recipe, &publish);
+            publish_one(id, network, template, pool, &publish);
         }
         if newest.changed().await.is_err() {
             return Ok(());
@@ -217,14 +218,15 @@ async fn publish_work(
 
 fn publish_one(
     id: u32,
+    network: Network,
     template: Arc<Template>,
-    recipe: &Arc<Recipe>,
+    pool: &Arc<Payee>,
     publish: &watch::Sender<Option<Arc<Work>>>,
 ) {
     let template = not_before(template, publish.borrow().as_deref());
     let height = template.height();
     let transactions = template.body.transaction_count();
-    match Work::new(id, template, recipe) {
+    match Work::new(id, network, template, pool) {
         Ok(work) => {
             let old_tip = publish.borrow().as_ref().map(|old| old.tip());
             let new_tip = old_tip != Some(work.tip());

@@ -9,6 +9,7 @@ use crate::{
     acknowledge::Owner,
     extranonce::{PREFIX_SIZE, Prefix},
     job::{Claim, Job},
+    payee::{self, Payee},
     shares::{Rejection, Seen},
     workers::Workers,
 };
@@ -38,6 +39,8 @@ pub(crate) enum Kind {
 pub(crate) struct Opening {
     pub kind: Kind,
     pub owner: Owner,
+    /// Paid by the channel's blocks instead of the pool.
+    pub payee: Option<Arc<Payee>>,
     pub nominal: Hashrate,
     pub max_target: Target,
     /// Bytes of the whole extranonce.
@@ -74,6 +77,8 @@ pub(crate) struct Channel {
     pub id: u32,
     pub kind: Kind,
     pub workers: Workers,
+    /// Paid by its blocks, if it is not the pool. Like the size it never changes, and with both the channel's group.
+    pub payee: Option<Arc<Payee>>,
     pub extranonce_size: usize,
     /// Where the channel's shares of this turn are gathered.
     pub slot: usize,
@@ -116,6 +121,7 @@ impl Channel {
             id,
             kind: opening.kind,
             workers: Workers::new(opening.owner),
+            payee: opening.payee,
             extranonce_size: opening.extranonce_size,
             max_target: opening.max_target,
             target,
@@ -126,6 +132,14 @@ impl Channel {
             jobs: VecDeque::new(),
             seen: Seen::default(),
             seen_before: Seen::default(),
+        }
+    }
+
+    /// The group that it is in, where there are groups.
+    pub(crate) fn group_id(&self) -> u32 {
+        match &self.payee {
+            Some(payee) => payee.group_id(self.extranonce_size),
+            None => payee::group_id(payee::POOL, self.extranonce_size),
         }
     }
 

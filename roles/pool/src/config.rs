@@ -11,7 +11,7 @@ use sv2_connection::{Authority, AuthoritySecretKey, Options};
 use templates::SourceConfig;
 use work::Difficulty;
 
-use crate::{Error, payout, session::Settings};
+use crate::{AccountsConfig, Error, payout, session::Settings};
 
 /// The longest tag that leaves room for everything else in the 100 bytes of a coinbase script.
 const LONGEST_TAG: usize = 32;
@@ -48,6 +48,8 @@ pub struct Config {
     pub write_timeout_seconds: u32,
     /// Channels on one connection.
     pub channels_per_connection: u32,
+    /// Who may mine here, and whom their blocks pay.
+    pub accounts: AccountsConfig,
     /// Connections.
     pub limits: Limits,
     /// Whether clients come through a load balancer that says who calls.
@@ -72,6 +74,7 @@ impl Default for Config {
             setup_timeout_seconds: 10,
             write_timeout_seconds: 15,
             channels_per_connection: 10_000,
+            accounts: AccountsConfig::default(),
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
             template: SourceConfig::default(),
@@ -116,6 +119,7 @@ impl Config {
         if self.authority_secret_key.is_none() && self.authority_secret_key_file.is_none() {
             return Err(Error::NoAuthorityKey);
         }
+        self.accounts.validate()?;
         self.limits.validate()?;
         self.proxy_protocol.validate()?;
         self.template.validate()?;

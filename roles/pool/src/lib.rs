@@ -6,6 +6,7 @@
 //! One task per connection drives one [`session`], which is a state machine without I/O. What all connections share is
 //! read-only: the newest [`board::Work`], swapped whole.
 
+mod accounts;
 mod acknowledge;
 mod board;
 mod channel;
@@ -16,6 +17,7 @@ mod extranonce;
 mod job;
 mod metrics;
 mod mining;
+mod payee;
 mod payout;
 mod session;
 mod shares;
@@ -32,13 +34,16 @@ use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
+pub use accounts::{Accept, AccountsConfig};
 pub use config::Config;
 pub use error::Error;
 pub use status::{BlockReport, Status, StatusHandle};
 
+use accounts::Accounts;
 use board::Board;
 use connection::Shared;
 use extranonce::Prefixes;
+use payee::Payees;
 use session::Resources;
 use status::Counters;
 
@@ -49,6 +54,7 @@ pub struct Pool {
     templates: Templates,
     authority: Authority,
     prefixes: Prefixes,
+    accounts: Accounts,
     counters: Arc<Counters>,
     templates_stop: CancellationToken,
     http: Server,
@@ -71,6 +77,7 @@ impl Pool {
         let prefixes = Prefixes::open(&config.data_dir, config.server_id)?;
         let templates_stop = CancellationToken::new();
         let templates = templates::start(config.template.clone(), templates_stop.clone())?;
+        let accounts = config.accounts.rules()?;
         let counters = Arc::new(Counters::new(listener.counters()));
         let status = StatusHandle::new(Arc::clone(&counters), templates.clone());
         Ok(Self {
@@ -81,6 +88,7 @@ impl Pool {
             templates,
             authority,
             prefixes,
+            accounts,
             templates_stop,
         })
     }
@@ -118,6 +126,7 @@ impl Pool {
             templates,
             authority,
             prefixes,
+            accounts,
             counters,
             templates_stop,
             http,
@@ -136,6 +145,8 @@ impl Pool {
             resources: Arc::new(Resources {
                 settings: config.session_settings(),
                 prefixes,
+                accounts,
+                payees: Payees::new(&config.pool_tag),
             }),
             options: config.connection_options(),
             authority,

@@ -1,10 +1,11 @@
 //! The mining protocol with one client, from its set-up on (SV2 5).
 
 mod extensions;
+mod opening;
 mod supply;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,21 +13,19 @@ use std::{
 use stratum_core::{
     extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION,
     mining_sv2::{
-        self, CloseChannel, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
-        OpenStandardMiningChannelSuccess, SetCustomMiningJobError, SubmitSharesError,
-        UpdateChannel, UpdateChannelError,
+        self, CloseChannel, SetCustomMiningJobError, SubmitSharesError, UpdateChannel,
+        UpdateChannelError,
     },
     parsers_sv2::Mining as Message,
 };
 use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::{Hashrate, Target};
 
-use self::supply::announce_to_channel;
+use self::{opening::Request, supply::announce_to_channel};
 use crate::{
-    acknowledge::{Acknowledgements, Booking, Owner},
-    board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE, Work, group_id},
-    channel::{Channel, Kind, Opening, Solved},
-    extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
+    acknowledge::{Acknowledgements, Booking},
+    board::{FIRST_CHANNEL_ID, Work},
+    channel::{Channel, Solved},
     session::{Fault, Found, Resources, Tally},
     shares::Rejection,
     submit::Submission,
@@ -39,7 +38,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// A session after its set-up.
 #[derive(Debug)]
 pub(crate) struct Mining {
-    resources: Arc<Resources>,
+    pub resources: Arc<Resources>,
     /// The client wants no extended jobs, so there are no groups and each channel gets a job of its own.
     standard_jobs: bool,
     /// Shares name their workers: extension 0x0002 was negotiated.
@@ -49,6 +48,8 @@ pub(crate) struct Mining {
     work: Option<Arc<Work>>,
     /// Sorted by id, which only grows.
     channels: Vec<Channel>,
+    /// Requests for channels that cannot be judged before the first work says which network this is.
+    waiting: Vec<Request>,
     next_channel_id: u32,
     own_jobs: u32,
     /// Tips that were worked on before this one.
@@ -73,6 +74,7 @@ impl Mining {
             named_workers: 0,
             work,
             channels: Vec::new(),
+            waiting: Vec::new(),
             next_channel_id: FIRST_CHANNEL_ID,
             own_jobs: 0,
             past_tips: VecDeque::new(),
@@ -108,41 +110,8 @@ impl Mining {
             return self.submit(submission, now, out);
         }
         match frame.mining()? {
-            Message::OpenExtendedMiningChannel(m) => {
-                let size = usize::from(m.min_extranonce_size).max(ROLLABLE_SIZE) + PREFIX_SIZE;
-                let opening = Opening {
-                    kind: Kind::Extended,
-                    owner: owner(m.user_identity.as_bytes()),
-                    nominal: Hashrate::ZERO,
-                    max_target: Target::MAX,
-                    extranonce_size: size,
-                };
-                self.open(
-                    m.request_id,
-                    m.nominal_hash_rate,
-                    m.max_target.to_array(),
-                    opening,
-                    now,
-                    out,
-                )?;
-            }
-            Message::OpenStandardMiningChannel(m) => {
-                let opening = Opening {
-                    kind: Kind::Standard,
-                    owner: owner(m.user_identity.as_bytes()),
-                    nominal: Hashrate::ZERO,
-                    max_target: Target::MAX,
-                    extranonce_size: USUAL_EXTRANONCE,
-                };
-                self.open(
-                    m.request_id,
-                    m.nominal_hash_rate,
-                    m.max_target.to_array(),
-                    opening,
-                    now,
-                    out,
-                )?;
-            }
+            Message::OpenExtendedMiningChannel(m) => self.open(m.into(), now, out)?,
+            Message::OpenStandardMiningChannel(m) => self.open(m.into(), now, out)?,
             Message::UpdateChannel(m) => self.update(&m, now, out)?,
             Message::CloseChannel(m) => self.close(&m),
             Message::SetCustomMiningJob(m) => {
@@ -166,8 +135,11 @@ impl Mining {
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
         let old = self.work.replace(Arc::clone(&work));
-        if self.channels.is_empty() || old.as_ref().is_some_and(|old| old.id() == work.id()) {
+        if old.as_ref().is_some_and(|old| old.id() == work.id()) {
             return Ok(());
+        }
+        if self.channels.is_empty() {
+            return self.open_waiting(now, out);
         }
         let new_tip = old.as_ref().is_none_or(|old| old.tip() != work.tip());
         if new_tip {
@@ -176,18 +148,23 @@ impl Mining {
         if let Some(old) = old {
             self.leave_tip(old.prev_hash(), work.prev_hash(), out)?;
         }
-        let mut told = Vec::new();
+        let mut groups_told = HashSet::new();
+        let mut last_told = None;
         for channel in &mut self.channels {
-            let job = work.job(channel.extranonce_size);
+            let payee = channel.payee.as_deref();
+            let job = work.job(payee, channel.extranonce_size);
+            let group = channel.group_id();
             if self.standard_jobs {
                 announce_to_channel(channel, &job, work.id(), new_tip, out)?;
-            } else if !told.contains(&channel.extranonce_size) {
-                work.announce_to_group(channel.extranonce_size, new_tip, out)?;
-                told.push(channel.extranonce_size);
+            } else if last_told != Some(group) {
+                if groups_told.insert(group) {
+                    work.announce_to_group(payee, channel.extranonce_size, new_tip, out)?;
+                }
+                last_told = Some(group);
             }
             channel.job_sent(work.id(), job, now);
         }
-        Ok(())
+        self.open_waiting(now, out)
     }
 
     pub(crate) fn tick(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
@@ -307,110 +284,6 @@ impl Mining {
         self.named_workers += channel.workers.named() - named_before;
     }
 
-    fn open(
-        &mut self,
-        request_id: u32,
-        nominal_hash_rate: f32,
-        max_target: [u8; 32],
-        mut opening: Opening,
-        now: Instant,
-        out: &mut FrameBuffer,
-    ) -> Result<(), Fault> {
-        let refusal = if opening.owner.account.is_empty() {
-            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_INVALID_USER_IDENTITY)
-        } else if self.standard_jobs && opening.kind == Kind::Extended {
-            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_EXTENDED_CHANNELS_NOT_SUPPORTED_FOR_STANDARD_JOBS)
-        } else if opening.extranonce_size > LARGEST_EXTRANONCE {
-            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_MIN_EXTRANONCE_SIZE_TOO_LARGE)
-        } else if self.channels.len() >= self.resources.settings.channels_per_connection {
-            Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_CHANNEL_CAPACITY_EXHAUSTED)
-        } else {
-            match (
-                Hashrate::new(nominal_hash_rate.into()),
-                Target::from_le_bytes(max_target),
-            ) {
-                (Err(_), _) => {
-                    Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_INVALID_NOMINAL_HASHRATE)
-                }
-                (_, Err(_)) => {
-                    Some(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_MAX_TARGET_OUT_OF_RANGE)
-                }
-                (Ok(nominal), Ok(max_target)) => {
-                    opening.nominal = nominal;
-                    opening.max_target = max_target;
-                    None
-                }
-            }
-        };
-        if let Some(code) = refusal {
-            out.push(Message::OpenMiningChannelError(OpenMiningChannelError {
-                request_id,
-                error_code: code.try_into().map_err(MalformedMessage::Fields)?,
-            }))?;
-            return Ok(());
-        }
-        let channel = Channel::open(
-            self.next_channel_id,
-            opening,
-            self.resources.prefixes.allocate(),
-            self.resources.settings.shares_per_minute,
-            |max_target| self.clamp(max_target),
-            now,
-        );
-        // After 2^32 channels on one connection, numbers would come again.
-        self.next_channel_id = self
-            .next_channel_id
-            .checked_add(1)
-            .ok_or(Fault::Refused("too many channels"))?;
-        self.answer_open(request_id, &channel, out)?;
-        self.tally.channels_opened += 1;
-        self.channels.push(channel);
-        if let Some(work) = self.work.clone() {
-            // Not by the group: the other channels in it have this job.
-            let id = work.id();
-            self.send_job(self.channels.len() - 1, &work, id, true, now, out)?;
-        }
-        Ok(())
-    }
-
-    fn answer_open(
-        &self,
-        request_id: u32,
-        channel: &Channel,
-        out: &mut FrameBuffer,
-    ) -> Result<(), MalformedMessage> {
-        let target = channel.target().to_le_bytes();
-        let prefix = channel.extranonce_prefix();
-        let group_channel_id = if self.standard_jobs {
-            0
-        } else {
-            group_id(channel.extranonce_size)
-        };
-        // At most 32 bytes.
-        let rolled = u16::try_from(channel.extranonce_size - PREFIX_SIZE).unwrap_or(0);
-        match channel.kind {
-            Kind::Extended => out.push(Message::OpenExtendedMiningChannelSuccess(
-                OpenExtendedMiningChannelSuccess {
-                    request_id,
-                    channel_id: channel.id,
-                    target: (&target).into(),
-                    extranonce_size: rolled,
-                    extranonce_prefix: prefix.as_slice().try_into()?,
-                    group_channel_id,
-                },
-            )),
-            Kind::Standard => out.push(Message::OpenStandardMiningChannelSuccess(
-                OpenStandardMiningChannelSuccess {
-                    request_id,
-                    channel_id: channel.id,
-                    target: (&target).into(),
-                    extranonce_prefix: prefix.as_slice().try_into()?,
-                    group_channel_id,
-                },
-            )),
-        }
-    }
-
     fn update(
         &mut self,
         request: &UpdateChannel<'_>,
@@ -444,8 +317,7 @@ impl Mining {
         let before = self.channels.len();
         let group = (!self.standard_jobs).then_some(request.channel_id);
         self.channels.retain(|channel| {
-            let goes = channel.id == request.channel_id
-                || Some(group_id(channel.extranonce_size)) == group;
+            let goes = channel.id == request.channel_id || Some(channel.group_id()) == group;
             if goes {
                 self.named_workers -= channel.workers.named();
             }
@@ -462,13 +334,5 @@ impl Mining {
 
     fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
         self.position(channel_id).map(|at| &mut self.channels[at])
-    }
-}
-
-/// Whose work it is; nobody's where the name cannot be shown: not UTF-8, or with control characters.
-fn owner(identity: &[u8]) -> Owner {
-    match std::str::from_utf8(identity) {
-        Ok(text) if !text.chars().any(char::is_control) => Owner::new(text.trim()),
-        _ => Owner::new(""),
     }
 }

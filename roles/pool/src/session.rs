@@ -18,11 +18,13 @@ use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::Target;
 
 use crate::{
+    accounts::Accounts,
     acknowledge::{Booking, Owner},
     board::Work,
     channel::Solved,
     extranonce::Prefixes,
     mining::Mining,
+    payee::Payees,
     shares::Rejection,
 };
 
@@ -157,6 +159,8 @@ impl Session {
 pub(crate) struct Resources {
     pub settings: Settings,
     pub prefixes: Prefixes,
+    pub accounts: Accounts,
+    pub payees: Arc<Payees>,
 }
 
 /// The parts of the configuration that a session asks for.

@@ -102,7 +102,7 @@ impl Mining {
         out: &mut FrameBuffer,
     ) -> Result<(), MalformedMessage> {
         let channel = &mut self.channels[at];
-        let job = work.job(channel.extranonce_size);
+        let job = work.job(channel.payee.as_deref(), channel.extranonce_size);
         announce_to_channel(channel, &job, job_id, new_tip, out)?;
         channel.job_sent(job_id, job, now);
         Ok(())

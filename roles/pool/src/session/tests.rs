@@ -1,5 +1,6 @@
 //! Whole conversations with a session, in simulated time.
 
+use bitcoin::Network;
 use proptest::prelude::*;
 use stratum_core::{
     mining_sv2::{
@@ -10,13 +11,16 @@ use stratum_core::{
 };
 use work::{Difficulty, Header, header};
 
+mod accounts;
 mod extensions;
 
 use super::*;
 use crate::{
+    AccountsConfig,
     board::{FIRST_CHANNEL_ID, USUAL_EXTRANONCE},
     extranonce::PREFIX_SIZE,
     job::{Recipe, tests::template},
+    payee::Payee,
     shares::Seen,
 };
 
@@ -40,6 +44,10 @@ struct Job {
 
 impl Client {
     fn connect(pool_minimum: Target) -> Self {
+        Self::connect_with(pool_minimum, &AccountsConfig::default())
+    }
+
+    fn connect_with(pool_minimum: Target, accounts: &AccountsConfig) -> Self {
         let now = Instant::now();
         let settings = Settings {
             shares_per_minute: 6.0,
@@ -47,8 +55,12 @@ impl Client {
             channels_per_connection: 5,
             setup_timeout: Duration::from_secs(10),
         };
-        let prefixes = Prefixes::new(3, 1);
-        let resources = Arc::new(Resources { settings, prefixes });
+        let resources = Arc::new(Resources {
+            settings,
+            prefixes: Prefixes::new(3, 1),
+            accounts: accounts.rules().unwrap(),
+            payees: Payees::new("test"),
+        });
         Self {
             session: Session::new(resources, now),
             now,
@@ -57,7 +69,11 @@ impl Client {
     }
 
     fn set_up(pool_minimum: Target, flags: u32) -> Self {
-        let mut client = Self::connect(pool_minimum);
+        Self::connect(pool_minimum).introduced(flags)
+    }
+
+    fn introduced(self, flags: u32) -> Self {
+        let mut client = self;
         let request = CommonMessages::SetupConnection(setup_request(flags));
         let mut sent = client.send(request).unwrap();
         let answer = sent.frames().next().unwrap().common().unwrap();
@@ -94,11 +110,14 @@ impl Client {
         let mut template = template(self.work_id.into(), prev_hash);
         template.nbits = nbits;
         template.coinbase.value_remaining += u64::from(self.work_id);
-        let recipe = Arc::new(Recipe {
+        let recipe = Recipe {
             payout: vec![0x51],
             tag: "test".to_owned(),
-        });
-        let work = Arc::new(Work::new(self.work_id, Arc::new(template), &recipe).unwrap());
+        };
+        let pool = Arc::new(Payee::pool(recipe));
+        let template = Arc::new(template);
+        let work = Work::new(self.work_id, Network::Regtest, template, &pool).unwrap();
+        let work = Arc::new(work);
         let mut out = FrameBuffer::new();
         self.session.work_changed(work, self.now, &mut out).unwrap();
         parse(out)
