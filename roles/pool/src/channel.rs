@@ -17,6 +17,9 @@ use crate::{
 /// Jobs on one tip whose shares still count. Templates come about twice a minute.
 const JOBS_KEPT: usize = 64;
 
+/// Void jobs whose blocks are still recognised.
+const PAST_JOBS_KEPT: usize = 64;
+
 /// How far a share's time may be ahead of its job's: what the network tolerates, in seconds.
 const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
 
@@ -70,6 +73,8 @@ pub(crate) struct Verdict {
 pub(crate) struct Solved {
     pub solution: Solution,
     pub hash: [u8; 32],
+    /// Found on a job that is void: for the tip before this one, as a rule. It can still win a race of two blocks.
+    pub late: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +94,8 @@ pub(crate) struct Channel {
     vardiff: Vardiff,
     prefix: Prefix,
     jobs: VecDeque<ChannelJob>,
+    /// Jobs on this tip and the one before it whose shares count no more. They are kept for blocks alone.
+    past_jobs: VecDeque<ChannelJob>,
     seen: Seen,
     /// Of the prefix before this one.
     seen_before: Seen,
@@ -130,6 +137,7 @@ impl Channel {
             slot: 0,
             remainder: 0,
             jobs: VecDeque::new(),
+            past_jobs: VecDeque::new(),
             seen: Seen::default(),
             seen_before: Seen::default(),
         }
@@ -173,17 +181,22 @@ impl Channel {
             Some(last) => {
                 let last = &last.job.template;
                 let same_block = last.prev_hash == job.template.prev_hash;
-                if !same_block || last.nbits != job.template.nbits {
-                    self.jobs = VecDeque::new();
-                }
                 if !same_block {
                     self.seen.clear();
                     self.seen_before.clear();
+                    let left = last.prev_hash;
+                    self.past_jobs
+                        .retain(|job| job.job.template.prev_hash == left);
+                }
+                if !same_block || last.nbits != job.template.nbits {
+                    let void = std::mem::take(&mut self.jobs);
+                    self.void(void);
                 }
             }
         }
         if self.jobs.len() == JOBS_KEPT {
-            self.jobs.pop_front();
+            let oldest = self.jobs.pop_front();
+            self.void(oldest);
         }
         self.vardiff.job_sent(self.target.difficulty(), now);
         self.jobs.push_back(ChannelJob {
@@ -223,23 +236,32 @@ impl Channel {
     /// Changes the prefix of jobs to come. Jobs with the prefix before the last one are void from now on.
     pub(crate) fn set_prefix(&mut self, prefix: Prefix) {
         let last = std::mem::replace(&mut self.prefix, prefix);
-        self.jobs.retain(|job| job.prefix == last);
+        let (kept, void) = std::mem::take(&mut self.jobs)
+            .into_iter()
+            .partition(|job| job.prefix == last);
+        self.jobs = kept;
+        self.void::<VecDeque<_>>(void);
         self.seen_before = std::mem::take(&mut self.seen);
     }
 
     /// Judges a share. A block is recognised before any rule of ours is asked.
     pub(crate) fn judge(&mut self, share: Share<'_>, job_is_past: bool, now: Instant) -> Verdict {
-        let refused = |rejection| Verdict {
-            counts: Err(rejection),
-            solution: None,
-        };
         // The newest job is the likely one.
         let Some(at) = self.jobs.iter().rposition(|job| job.id == share.job_id) else {
-            return refused(if job_is_past {
-                Rejection::Stale
-            } else {
-                Rejection::InvalidJobId
-            });
+            return Verdict {
+                counts: Err(if job_is_past {
+                    Rejection::Stale
+                } else {
+                    Rejection::InvalidJobId
+                }),
+                solution: self.judge_late(share),
+            };
+        };
+        let Some(rolled) = self.rolled(&share) else {
+            return Verdict {
+                counts: Err(Rejection::BadExtranonceSize),
+                solution: None,
+            };
         };
         let ChannelJob {
             job,
@@ -247,34 +269,16 @@ impl Channel {
             prefix,
             ..
         } = &self.jobs[at];
-        let rolled = match self.kind {
-            Kind::Standard => self.fixed_rest(),
-            Kind::Extended => share.extranonce,
-        };
-        let standard_with_extranonce = self.kind == Kind::Standard && !share.extranonce.is_empty();
-        if rolled.len() != self.extranonce_size - PREFIX_SIZE || standard_with_extranonce {
-            return refused(Rejection::BadExtranonceSize);
-        }
-        let extranonce: [&[u8]; 2] = [prefix, rolled];
-        let hash = job.header(extranonce, share.claim).hash();
+        let hash = job.header([prefix, rolled], share.claim).hash();
         let current_prefix = *prefix == self.prefix;
-        let seen = if current_prefix {
-            &self.seen
-        } else {
-            &self.seen_before
-        };
-        let duplicate = seen.contains(&hash);
-
-        let solution = (job.network_target.is_met_by(&hash) && !duplicate).then(|| Solved {
-            hash,
-            solution: Solution {
-                template: Arc::clone(&job.template),
-                version: share.claim.version,
-                ntime: share.claim.ntime,
-                nonce: share.claim.nonce,
-                coinbase: job.coinbase(extranonce),
-            },
-        });
+        let solution =
+            (job.network_target.is_met_by(&hash) && !self.has_seen(&hash, prefix)).then(|| {
+                Solved {
+                    hash,
+                    solution: solution(job, [prefix, rolled], share.claim),
+                    late: false,
+                }
+            });
         let target = *target;
         let solved = solution.is_some();
         let counts = check_rules(job, share.claim)
@@ -293,6 +297,55 @@ impl Channel {
             self.remember(&hash, current_prefix);
         }
         Verdict { counts, solution }
+    }
+
+    /// Whether a share that is stale is a block for all that.
+    fn judge_late(&mut self, share: Share<'_>) -> Option<Solved> {
+        let rolled = self.rolled(&share)?;
+        let at = self
+            .past_jobs
+            .iter()
+            .rposition(|job| job.id == share.job_id)?;
+        let ChannelJob { job, prefix, .. } = &self.past_jobs[at];
+        let hash = job.header([prefix, rolled], share.claim).hash();
+        if !job.network_target.is_met_by(&hash) || self.has_seen(&hash, prefix) {
+            return None;
+        }
+        let solved = Solved {
+            hash,
+            solution: solution(job, [prefix, rolled], share.claim),
+            late: true,
+        };
+        let current_prefix = *prefix == self.prefix;
+        if current_prefix || self.seen_before.len() < 2 * Seen::CAPACITY {
+            self.remember(&hash, current_prefix);
+        }
+        Some(solved)
+    }
+
+    /// What follows the prefix in a share's extranonce; nothing if its size is wrong.
+    fn rolled<'a>(&self, share: &Share<'a>) -> Option<&'a [u8]> {
+        match self.kind {
+            Kind::Standard => share.extranonce.is_empty().then(|| self.fixed_rest()),
+            Kind::Extended => (share.extranonce.len() == self.extranonce_size - PREFIX_SIZE)
+                .then_some(share.extranonce),
+        }
+    }
+
+    /// Jobs whose shares do not count from now on.
+    fn void<J: IntoIterator<Item = ChannelJob>>(&mut self, jobs: J) {
+        self.past_jobs.extend(jobs);
+        let surplus = self.past_jobs.len().saturating_sub(PAST_JOBS_KEPT);
+        self.past_jobs.drain(..surplus);
+    }
+
+    fn has_seen(&self, hash: &[u8; 32], prefix: &Prefix) -> bool {
+        let seen = if *prefix == self.prefix {
+            &self.seen
+        } else {
+            &self.seen_before
+        };
+        seen.contains(hash)
     }
 
     fn count_once(&mut self, hash: &[u8; 32], current_prefix: bool) -> Result<(), Rejection> {
@@ -318,6 +371,16 @@ impl Channel {
 
     fn fixed_rest(&self) -> &'static [u8] {
         &ZEROS[..self.extranonce_size - PREFIX_SIZE]
+    }
+}
+
+fn solution(job: &Job, extranonce: [&[u8]; 2], claim: Claim) -> Solution {
+    Solution {
+        template: Arc::clone(&job.template),
+        version: claim.version,
+        ntime: claim.ntime,
+        nonce: claim.nonce,
+        coinbase: job.coinbase(extranonce),
     }
 }
 

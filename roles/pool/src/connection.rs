@@ -207,6 +207,10 @@ async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
     let accepted = submission == Submission::Accepted;
     match &submission {
         Submission::Accepted => info!(%hash, height, account, worker, %peer, "block found"),
+        Submission::Rejected(reason) if solved.late => {
+            info!(%hash, height, account, worker, %peer, reason, "a block on a job that was over lost the race");
+            return;
+        }
         Submission::Rejected(reason) => {
             warn!(%hash, height, account, worker, %peer, reason, "the node rejected a block");
         }

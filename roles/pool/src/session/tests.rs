@@ -12,6 +12,7 @@ use stratum_core::{
 use work::{Difficulty, Header, header};
 
 mod accounts;
+mod blocks;
 mod extensions;
 
 use super::*;
@@ -349,37 +350,6 @@ fn a_share_above_its_jobs_target_is_refused() {
         errors(&client.submit(CHANNEL, &job, 1)),
         ["difficulty-too-low"]
     );
-}
-
-#[test]
-fn a_block_is_handed_over_whatever_the_share_is_worth() {
-    let mut client = Client::set_up(Difficulty::ONE.target(), 0);
-    client.publish(1, 0x207f_ffff);
-    let opened = client.open(0.0, EASY, 8);
-    let job = job_of(&opened);
-    let prefix = prefix_of(&opened);
-    let coinbase = [&job.coinbase[0][..], &prefix, &[0; 8], &job.coinbase[1]];
-    let hash = |nonce| {
-        Header {
-            version: job.version,
-            prev_hash: job.prev_hash,
-            merkle_root: header::merkle_root(header::coinbase_txid(&coinbase), &job.path),
-            ntime: job.ntime,
-            nbits: job.nbits,
-            nonce,
-        }
-        .hash()
-    };
-    let network = Target::from_compact(0x207f_ffff).unwrap();
-    let nonce = (0..)
-        .find(|nonce| network.is_met_by(&hash(*nonce)))
-        .unwrap();
-    let sent = client.submit(CHANNEL, &job, nonce);
-    assert_eq!(errors(&sent), ["difficulty-too-low"]);
-    let found = client.session.take_found();
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].solved.hash, hash(nonce));
-    assert_eq!(&*found[0].owner.account, "alice");
 }
 
 #[test]
