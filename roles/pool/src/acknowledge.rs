@@ -135,6 +135,11 @@ impl Acknowledgements {
         std::mem::take(&mut self.bookings)
     }
 
+    /// The last turn that is not known to be durable.
+    pub(crate) fn newest_waiting(&self) -> Option<u64> {
+        self.waiting.back().map(|(number, _)| *number)
+    }
+
     /// All turns up to this number are durable: what there is to acknowledge, an entry for each channel.
     pub(crate) fn durable(&mut self, number: u64) -> Vec<Accepted> {
         let mut done: Vec<Accepted> = Vec::new();

@@ -46,6 +46,8 @@ pub struct Config {
     pub setup_timeout_seconds: u32,
     /// Time for a peer to take what is written to it.
     pub write_timeout_seconds: u32,
+    /// Time for clients to leave by themselves when the pool stops.
+    pub drain_seconds: u32,
     /// Channels on one connection.
     pub channels_per_connection: u32,
     /// Who may mine here, and whom their blocks pay.
@@ -73,6 +75,7 @@ impl Default for Config {
             minimum_difficulty: 0.001,
             setup_timeout_seconds: 10,
             write_timeout_seconds: 15,
+            drain_seconds: 5,
             channels_per_connection: 10_000,
             accounts: AccountsConfig::default(),
             limits: Limits::default(),
@@ -152,6 +155,7 @@ impl Config {
             channels_per_connection: usize::try_from(self.channels_per_connection)
                 .unwrap_or(usize::MAX),
             setup_timeout: Duration::from_secs(self.setup_timeout_seconds.into()),
+            drain: Duration::from_secs(self.drain_seconds.into()),
         }
     }
 

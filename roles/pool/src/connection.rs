@@ -77,7 +77,7 @@ pub(crate) async fn serve(
     };
     shared.counters.disconnected(ended.as_ref().err());
     match ended {
-        Ok(()) | Err(Fault::Connection(sv2_connection::Error::Closed)) => {
+        Ok(()) | Err(Fault::Connection(sv2_connection::Error::Closed) | Fault::Stopping) => {
             debug!(%peer, "disconnected");
         }
         Err(fault) => info!(%peer, reason = %fault, "connection ended"),
@@ -121,10 +121,14 @@ impl Driver {
             mut writer,
         } = connection;
         self.take_work()?;
+        let mut stopping = false;
         let result = loop {
             let deadline = self.session.deadline().into();
             let turn = tokio::select! {
-                () = shutdown.cancelled() => break Ok(()),
+                () = shutdown.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.session.drain(Instant::now(), &mut self.out)
+                }
                 Ok(()) = self.work.changed() => self.take_work(),
                 Ok(permit) = Arc::clone(&self.submissions).acquire_owned(), if !self.surplus.is_empty() => {
                     drop(permit);

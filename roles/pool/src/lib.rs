@@ -138,7 +138,8 @@ impl Pool {
         let _stop_source_last = templates_stop.drop_guard();
         info!(address = %listener.local_addr(), authority_public_key = %authority.public(), "pool listens");
 
-        let connections_stop = shutdown.child_token();
+        // Cancelled when nobody can come in any more.
+        let connections_stop = CancellationToken::new();
         let mut result = Ok(());
         let mut board = Board::start(&config, &templates, shutdown.clone())?;
         let shared = Arc::new(Shared {

@@ -11,12 +11,13 @@ use std::{
 };
 
 use stratum_core::{
+    common_messages_sv2::Reconnect,
     extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION,
     mining_sv2::{
         self, CloseChannel, SetCustomMiningJobError, SubmitSharesError, UpdateChannel,
         UpdateChannelError,
     },
-    parsers_sv2::Mining as Message,
+    parsers_sv2::{CommonMessages, Mining as Message},
 };
 use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::{Hashrate, Target};
@@ -55,6 +56,8 @@ pub(crate) struct Mining {
     /// Tips that were worked on before this one.
     past_tips: VecDeque<[u8; 32]>,
     next_tick: Instant,
+    /// The pool stops.
+    drain: Option<Drain>,
     acknowledgements: Acknowledgements,
     pub found: Vec<Found>,
     pub tally: Tally,
@@ -79,6 +82,7 @@ impl Mining {
             own_jobs: 0,
             past_tips: VecDeque::new(),
             next_tick: now + TICK,
+            drain: None,
             acknowledgements: Acknowledgements::default(),
             found: Vec::new(),
             tally: Tally::default(),
@@ -86,7 +90,27 @@ impl Mining {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.next_tick
+        match &self.drain {
+            Some(drain) => drain.ends_at.min(self.next_tick),
+            None => self.next_tick,
+        }
+    }
+
+    /// The pool stops. The client is asked to come back when it has been told of the shares that it sent before.
+    pub(crate) fn drain(
+        &mut self,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
+        let waits_for = self.acknowledgements.newest_waiting();
+        if waits_for.is_none() {
+            ask_to_reconnect(out)?;
+        }
+        self.drain = Some(Drain {
+            ends_at: now + self.resources.settings.drain,
+            waits_for,
+        });
+        Ok(())
     }
 
     pub(crate) fn channel_count(&self) -> u64 {
@@ -168,6 +192,12 @@ impl Mining {
     }
 
     pub(crate) fn tick(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        if let Some(drain) = self.drain.take_if(|drain| now >= drain.ends_at) {
+            if drain.waits_for.is_some() {
+                ask_to_reconnect(out)?;
+            }
+            return Err(Fault::Stopping);
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.retarget_all(now, out)?;
@@ -204,6 +234,11 @@ impl Mining {
                 None => &mut channel_is_gone,
             };
             out.push(Message::SubmitSharesSuccess(accepted.success(remainder)))?;
+        }
+        if let Some(drain) = &mut self.drain
+            && drain.waits_for.take_if(|turn| *turn <= number).is_some()
+        {
+            ask_to_reconnect(out)?;
         }
         Ok(())
     }
@@ -335,4 +370,21 @@ impl Mining {
     fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
         self.position(channel_id).map(|at| &mut self.channels[at])
     }
+}
+
+/// The end of a connection that the client did not ask for.
+#[derive(Debug)]
+struct Drain {
+    /// When it ends, whether the client has left or not.
+    ends_at: Instant,
+    /// The turn to acknowledge before the client is asked to leave; none if it has been asked.
+    waits_for: Option<u64>,
+}
+
+/// To where it is connected now (SV2 3.6.5).
+fn ask_to_reconnect(out: &mut FrameBuffer) -> Result<(), MalformedMessage> {
+    out.push(CommonMessages::Reconnect(Reconnect {
+        new_host: "".try_into().map_err(MalformedMessage::Fields)?,
+        new_port: 0,
+    }))
 }

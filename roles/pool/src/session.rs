@@ -107,6 +107,15 @@ impl Session {
         }
     }
 
+    /// The pool stops: the client is asked to reconnect, and has a moment for what is under way. Whoever has not set up
+    /// a connection has nothing to lose by its end.
+    pub(crate) fn drain(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+        match self {
+            Self::Setup(_) => Err(Fault::Stopping),
+            Self::Mining(mining) => Ok(mining.drain(now, out)?),
+        }
+    }
+
     /// Ends a turn under this number: difficulties follow what it showed. What it accepted is to be booked; none means
     /// that nothing was. [`durable`](Self::durable) with this number acknowledges it when that is done.
     pub(crate) fn end_turn(
@@ -171,9 +180,11 @@ pub(crate) struct Settings {
     pub pool_minimum: Target,
     pub channels_per_connection: usize,
     pub setup_timeout: Duration,
+    /// How long clients have to leave by themselves when the pool stops.
+    pub drain: Duration,
 }
 
-/// Why the connection has to end. The client's fault, all of them.
+/// Why the connection has to end. The client's fault, all but the last.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
     #[error(transparent)]
@@ -191,6 +202,8 @@ pub(crate) enum Fault {
     Refused(&'static str),
     #[error("no SetupConnection in time")]
     SetupTimeout,
+    #[error("the pool stops")]
+    Stopping,
 }
 
 impl Fault {

@@ -215,6 +215,7 @@ fn reason(fault: &Fault) -> Option<&'static str> {
         Fault::Unexpected { .. } => "unexpected-message",
         Fault::Refused(_) => "refused",
         Fault::SetupTimeout => "setup-timeout",
+        Fault::Stopping => return None,
     })
 }
 

@@ -13,6 +13,7 @@ use work::{Difficulty, Header, header};
 
 mod accounts;
 mod blocks;
+mod drain;
 mod extensions;
 
 use super::*;
@@ -55,6 +56,7 @@ impl Client {
             pool_minimum,
             channels_per_connection: 5,
             setup_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(7),
         };
         let resources = Arc::new(Resources {
             settings,
@@ -146,6 +148,27 @@ impl Client {
                 min_extranonce_size,
             },
         ))
+    }
+
+    /// Hands a share to the session, and no more.
+    fn hand_in(&mut self, channel_id: u32, job: &Job, nonce: u32) {
+        let mut input = FrameBuffer::new();
+        input
+            .push(Message::SubmitSharesExtended(SubmitSharesExtended {
+                channel_id,
+                sequence_number: nonce,
+                job_id: job.job_id,
+                nonce,
+                ntime: job.ntime,
+                version: job.version,
+                extranonce: [0u8; 8][..].try_into().unwrap(),
+            }))
+            .unwrap();
+        for frame in input.frames() {
+            self.session
+                .handle(frame, self.now, &mut FrameBuffer::new())
+                .unwrap();
+        }
     }
 
     fn submit(&mut self, channel_id: u32, job: &Job, nonce: u32) -> Vec<MiningOwned> {

@@ -47,6 +47,8 @@ pub(crate) fn config(data: &TempDir) -> Config {
         payout: "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080".to_owned(),
         minimum_difficulty: 1e-10,
         setup_timeout_seconds: 3,
+        // Clients of the tests do not leave when they are asked to.
+        drain_seconds: 0,
         ..Config::default()
     }
 }
