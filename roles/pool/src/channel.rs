@@ -396,3 +396,6 @@ fn check_rules(job: &Job, claim: Claim) -> Result<(), Rejection> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod differential;
