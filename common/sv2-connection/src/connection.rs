@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     io,
     ops::ControlFlow,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,7 +18,8 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    time::timeout,
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{Authority, AuthorityPublicKey, Error, Frame, FrameBuffer, Opener, Sealer};
@@ -27,6 +29,9 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(3600);
 
 /// How much is read at once.
 const READ_SIZE: usize = 64 * 1024;
+
+/// What a peer has to take within the time for writing, or all that there is if that is less: about 1 kB/s as a rule.
+const LEAST_PROGRESS: usize = 16 * 1024;
 
 thread_local! {
     // Bytes are read into, and sealed in, a buffer of the worker thread, so that an idle connection holds none.
@@ -39,7 +44,7 @@ thread_local! {
 pub struct Options {
     /// Time for the whole Noise handshake.
     pub handshake_timeout: Duration,
-    /// Time in which the peer has to take something of what is written to it.
+    /// Time in which the peer has to take 16 KiB of what is written to it, or the rest.
     pub write_timeout: Duration,
     /// The largest payload that is accepted, in bytes.
     pub largest_frame: usize,
@@ -92,7 +97,19 @@ pub async fn accept(
     authority: &Authority,
     options: Options,
 ) -> Result<Connection, Error> {
-    bounded(options, accept_unbounded(stream, authority, options)).await
+    bounded(options, accept_unbounded(stream, authority, options, None)).await
+}
+
+/// As [`accept`], but computes only as many handshakes at a time as the gate lets through. Clients that stall do not
+/// count, and the time that a client waits does.
+pub async fn accept_at(
+    gate: &Gate,
+    stream: TcpStream,
+    authority: &Authority,
+    options: Options,
+) -> Result<Connection, Error> {
+    let handshake = accept_unbounded(stream, authority, options, Some(gate));
+    bounded(options, handshake).await
 }
 
 /// Takes the client's part of the handshake; without a key, whoever answers is trusted.
@@ -102,6 +119,49 @@ pub async fn connect(
     options: Options,
 ) -> Result<Connection, Error> {
     bounded(options, connect_unbounded(stream, authority, options)).await
+}
+
+/// How many handshakes a server computes at a time.
+///
+/// A handshake costs the server a signature and a key agreement, and the client nothing: without a gate, a flood of them
+/// takes every thread, and those who mine wait behind it.
+#[derive(Debug)]
+pub struct Gate {
+    places: Semaphore,
+    waited: AtomicU64,
+}
+
+impl Gate {
+    /// Lets so many through at a time; at least one.
+    #[must_use]
+    pub fn new(at_a_time: usize) -> Self {
+        let places = at_a_time.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            places: Semaphore::new(places),
+            waited: AtomicU64::new(0),
+        }
+    }
+
+    /// Handshakes that had to wait for others, since the start.
+    #[must_use]
+    pub fn waited(&self) -> u64 {
+        self.waited.load(Ordering::Relaxed)
+    }
+
+    async fn pass(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(place) = self.places.try_acquire() {
+            return Some(place);
+        }
+        self.waited.fetch_add(1, Ordering::Relaxed);
+        // It is never closed.
+        self.places.acquire().await.ok()
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new(1)
+    }
 }
 
 async fn bounded(
@@ -117,10 +177,15 @@ async fn accept_unbounded(
     mut stream: TcpStream,
     authority: &Authority,
     options: Options,
+    gate: Option<&Gate>,
 ) -> Result<Connection, Error> {
     stream.set_nodelay(true)?;
     let mut first = [0; ELLSWIFT_ENCODING_SIZE];
     read_exact(&mut stream, &mut first).await?;
+    let passed = match gate {
+        Some(gate) => gate.pass().await,
+        None => None,
+    };
     let mut responder = Responder::from_authority_kp(
         &authority.public().to_bytes(),
         authority.secret_bytes(),
@@ -136,6 +201,7 @@ async fn accept_unbounded(
     let (answer, engine) = responder
         .step_1_with_now_rng(first, valid_from, &mut rand::thread_rng())
         .map_err(|_| Error::Handshake)?;
+    drop(passed);
     stream.write_all(&answer).await?;
     Ok(Connection::new(stream, engine, options))
 }
@@ -282,7 +348,7 @@ impl Reader {
 impl Writer {
     /// Seals all frames, writes them with as few calls as the socket allows, and clears the buffer.
     ///
-    /// A peer that takes nothing for the configured time is given up. After an error, or if dropped before it is ready, the
+    /// A peer that takes next to nothing in the configured time is given up. After an error, or if dropped before it is ready, the
     /// connection is of no more use.
     pub async fn write(&mut self, frames: &mut FrameBuffer) -> Result<(), Error> {
         if frames.is_empty() {
@@ -303,17 +369,62 @@ impl Writer {
             }
             Ok(unwritten)
         })?;
-        let mut unwritten = unwritten.as_slice();
-        while !unwritten.is_empty() {
-            // The time is for progress: a slow link is no silent peer.
-            let written = timeout(self.timeout, self.stream.write(unwritten))
+        // The time is for progress, because a slow link is no silent peer; but a byte now and then is none.
+        for piece in unwritten.chunks(LEAST_PROGRESS) {
+            let deadline = Instant::now() + self.timeout;
+            timeout_at(deadline, self.stream.write_all(piece))
                 .await
                 .map_err(|_| Error::WriteTimeout)??;
-            if written == 0 {
-                return Err(Error::Closed);
-            }
-            unwritten = &unwritten[written..];
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, sync::oneshot};
+
+    use super::*;
+    use crate::AuthoritySecretKey;
+
+    async fn sockets() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(client, listener.accept());
+        (client.unwrap(), server.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn handshakes_wait_at_the_gate_and_not_for_clients_that_stall() {
+        let gate = Gate::new(1);
+        let authority = Authority::new(AuthoritySecretKey::generate()).unwrap();
+        let options = Options::default();
+        let key = Some(authority.public());
+        let (_stalled, stalled_server) = sockets().await;
+        let (client, server) = sockets().await;
+        let (waits, waiting) = oneshot::channel();
+        let holder = async {
+            let held = gate.pass().await;
+            waits.send(()).unwrap();
+            while gate.waited() == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(held);
+        };
+        let honest = async {
+            waiting.await.unwrap();
+            tokio::join!(
+                connect(client, key, options),
+                accept_at(&gate, server, &authority, options),
+            )
+        };
+        tokio::select! {
+            _ = accept_at(&gate, stalled_server, &authority, options) => unreachable!(),
+            ((), (client, server)) = async { tokio::join!(holder, honest) } => {
+                client.unwrap();
+                server.unwrap();
+            }
+        }
+        assert_eq!(gate.waited(), 1);
     }
 }

@@ -10,7 +10,7 @@ mod keys;
 mod setup;
 
 pub use cipher::{Opener, Sealer};
-pub use connection::{Connection, Options, Reader, Writer, accept, connect};
+pub use connection::{Connection, Gate, Options, Reader, Writer, accept, accept_at, connect};
 pub use frame::{Frame, FrameBuffer};
 pub use keys::{Authority, AuthorityPublicKey, AuthoritySecretKey, KeyError};
 pub use setup::{mining_setup, setup, template_setup};

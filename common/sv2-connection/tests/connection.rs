@@ -18,7 +18,8 @@ use sv2_connection::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, sleep},
 };
 
 fn authority() -> Authority {
@@ -28,6 +29,19 @@ fn authority() -> Authority {
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, server) = tokio::join!(client, listener.accept());
+    (client.unwrap(), server.unwrap().0)
+}
+
+/// As [`sockets`], but the system holds next to nothing on the way from the second to the first.
+async fn small_sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpSocket::new_v4().unwrap();
+    listener.set_send_buffer_size(4096).unwrap();
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(1).unwrap();
+    let client = TcpSocket::new_v4().unwrap();
+    client.set_recv_buffer_size(4096).unwrap();
+    let client = client.connect(listener.local_addr().unwrap());
     let (client, server) = tokio::join!(client, listener.accept());
     (client.unwrap(), server.unwrap().0)
 }
@@ -216,6 +230,38 @@ async fn a_handshake_that_stalls_is_given_up() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::HandshakeTimeout), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_drop_by_drop_is_given_up() {
+    let (client, server) = small_sockets().await;
+    let (authority, options) = (authority(), Options::default());
+    // The handshake takes two messages, which nobody has to understand here.
+    let mut client = client;
+    client.write_all(&[7; 64]).await.unwrap();
+    let mut server = accept(server, &authority, options).await.unwrap();
+    let mut answer = [0; 234];
+    client.read_exact(&mut answer).await.unwrap();
+    let started = Instant::now();
+    let mut frames = FrameBuffer::new();
+    while frames.len() < 1 << 18 {
+        raw(&mut frames, &[0; 1 << 16]);
+    }
+    // Always something before the time is up, so that it never looks dead.
+    let dripping = async {
+        let mut drop = [0; 512];
+        loop {
+            client.read_exact(&mut drop).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let error = tokio::select! {
+        written = server.writer.write(&mut frames) => written.unwrap_err(),
+        () = dripping => unreachable!(),
+    };
+    assert!(matches!(error, Error::WriteTimeout), "{error}");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use sv2_connection::{Authority, AuthoritySecretKey, Options};
 use templates::SourceConfig;
 use work::Difficulty;
 
-use crate::{AccountsConfig, Error, payout, session::Settings};
+use crate::{AccountsConfig, Error, limits::Allowance, payout, session::Settings};
 
 /// The longest tag that leaves room for everything else in the 100 bytes of a coinbase script.
 const LONGEST_TAG: usize = 32;
@@ -48,6 +48,14 @@ pub struct Config {
     pub write_timeout_seconds: u32,
     /// Time for clients to leave by themselves when the pool stops.
     pub drain_seconds: u32,
+    /// Time for a client to have a channel, from its set-up or from its last one on; 0 is no limit.
+    pub first_channel_timeout_seconds: u32,
+    /// Time without a message from a client that has a channel and work for it; 0 is no limit.
+    pub idle_timeout_seconds: u32,
+    /// Messages of one client per second, with bursts of one second's worth; beyond, it is not read. 0 is no limit.
+    pub messages_per_second: u32,
+    /// Noise handshakes that are computed at a time; 0 is half as many as there are processor cores.
+    pub handshakes_at_a_time: usize,
     /// Channels on one connection.
     pub channels_per_connection: u32,
     /// Who may mine here, and whom their blocks pay.
@@ -76,6 +84,10 @@ impl Default for Config {
             setup_timeout_seconds: 10,
             write_timeout_seconds: 15,
             drain_seconds: 5,
+            first_channel_timeout_seconds: 0,
+            idle_timeout_seconds: 1800,
+            messages_per_second: 20_000,
+            handshakes_at_a_time: 0,
             channels_per_connection: 10_000,
             accounts: AccountsConfig::default(),
             limits: Limits::default(),
@@ -156,7 +168,19 @@ impl Config {
                 .unwrap_or(usize::MAX),
             setup_timeout: Duration::from_secs(self.setup_timeout_seconds.into()),
             drain: Duration::from_secs(self.drain_seconds.into()),
+            allowance: Allowance {
+                no_channel: limit(self.first_channel_timeout_seconds),
+                idle: limit(self.idle_timeout_seconds),
+            },
         }
+    }
+
+    /// Half of the cores are left for shares, whatever comes to the door.
+    pub(crate) fn handshakes_at_a_time(&self) -> usize {
+        if self.handshakes_at_a_time > 0 {
+            return self.handshakes_at_a_time;
+        }
+        std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
     }
 
     pub(crate) fn connection_options(&self) -> Options {
@@ -168,4 +192,9 @@ impl Config {
             ..Options::default()
         }
     }
+}
+
+/// Of a key for which 0 is no limit.
+fn limit(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }

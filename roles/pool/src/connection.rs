@@ -1,9 +1,9 @@
 //! One task per connection: it drives one session, and owns all its state.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Instant};
 
 use service::listener::Accepted;
-use sv2_connection::{Authority, Connection, FrameBuffer, Options, accept};
+use sv2_connection::{Authority, Connection, FrameBuffer, Gate, Options, accept_at};
 use templates::{Submission, Templates};
 use tokio::{
     sync::{Semaphore, watch},
@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     board::Work,
+    limits::Pace,
     session::{Fault, Found, Resources, Session},
     status::{BlockReport, Counters},
 };
@@ -22,11 +23,20 @@ use crate::{
 /// connection is not read until the node has answered.
 const SUBMISSIONS: usize = 16;
 
+/// Bytes to the client at which no more of its messages are handled before these are written.
+const ENOUGH_OUTPUT: usize = 256 * 1024;
+
+/// Messages after which other connections have their turn: about a millisecond of work.
+const LONG_TURN: u32 = 256;
+
 /// What all connections share; read-only but for counters.
 pub(crate) struct Shared {
     pub resources: Arc<Resources>,
     pub options: Options,
+    /// 0 is no limit.
+    pub messages_per_second: u32,
     pub authority: Authority,
+    pub handshakes: Arc<Gate>,
     pub templates: Templates,
     pub counters: Arc<Counters>,
     /// Blocks on their way to the node; they outlive the connection that found them.
@@ -54,12 +64,15 @@ pub(crate) async fn serve(
     options.handshake_timeout = options
         .handshake_timeout
         .saturating_sub(accepted_at.elapsed());
-    let handshake = accept(stream, &shared.authority, options);
+    let handshake = accept_at(&shared.handshakes, stream, &shared.authority, options);
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         connection = handshake => match connection {
             Ok(connection) => {
                 debug!(%peer, "connected");
+                let pace = Some(shared.messages_per_second)
+                    .filter(|rate| *rate > 0)
+                    .map(|rate| Pace::new(rate, accepted_at));
                 let mut driver = Driver {
                     session: Session::new(Arc::clone(&shared.resources), accepted_at),
                     out: FrameBuffer::new(),
@@ -69,6 +82,8 @@ pub(crate) async fn serve(
                     submissions: Arc::new(Semaphore::new(SUBMISSIONS)),
                     surplus: VecDeque::new(),
                     turn: 0,
+                    pace,
+                    resume_at: None,
                 };
                 driver.run(connection, &shutdown).await
             }
@@ -108,6 +123,9 @@ struct Driver {
     surplus: VecDeque<Found>,
     /// The number of this turn, for what it accepts.
     turn: u64,
+    pace: Option<Pace>,
+    /// The client sent too many messages; until then it is not read.
+    resume_at: Option<Instant>,
 }
 
 impl Driver {
@@ -123,7 +141,8 @@ impl Driver {
         self.take_work()?;
         let mut stopping = false;
         let result = loop {
-            let deadline = self.session.deadline().into();
+            let (reading, deadline) = (self.reads(), self.deadline());
+            let mut read = Frames::default();
             let turn = tokio::select! {
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
@@ -134,12 +153,14 @@ impl Driver {
                     drop(permit);
                     Ok(())
                 }
-                read = reader.read(|frame| {
-                    let now = Instant::now();
-                    self.session.handle(frame, now, &mut self.out)
-                }), if self.surplus.is_empty() => read,
-                () = sleep_until(deadline) => self.session.tick(Instant::now(), &mut self.out),
+                result = reader.read_until(|frame| {
+                    self.session.handle(frame, read.next(), &mut self.out)?;
+                    let enough = read.count >= LONG_TURN || self.out.len() >= ENOUGH_OUTPUT;
+                    Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                }), if reading => result,
+                () = sleep_until(deadline.into()) => self.tick(reading),
             };
+            self.keep_pace(&read);
             self.submit_blocks();
             let ended = self.end_turn();
             self.shared.counters.add(self.session.take_tally());
@@ -147,6 +168,12 @@ impl Driver {
             let written = writer.write(&mut self.out).await;
             if let Err(fault) = turn.and(ended).and(written.map_err(Fault::from)) {
                 break Err(fault);
+            }
+            // A client whose next bytes are always there must not keep the thread from others.
+            if read.count >= LONG_TURN {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::task::consume_budget().await;
             }
         };
         for found in self.surplus.drain(..) {
@@ -157,6 +184,36 @@ impl Driver {
             .counters
             .channels_closed(self.session.channel_count());
         result
+    }
+
+    /// Whether what the client says can be taken now.
+    fn reads(&self) -> bool {
+        self.surplus.is_empty() && self.resume_at.is_none()
+    }
+
+    fn deadline(&self) -> Instant {
+        let deadline = self.session.deadline();
+        self.resume_at.map_or(deadline, |at| at.min(deadline))
+    }
+
+    fn tick(&mut self, reading: bool) -> Result<(), Fault> {
+        let now = Instant::now();
+        if !reading {
+            self.session.not_listening(now);
+        }
+        self.resume_at = self.resume_at.filter(|at| now < *at);
+        self.session.tick(now, &mut self.out)
+    }
+
+    /// Lets a client wait that sends too many messages: TCP slows it down, and nothing of it is lost.
+    fn keep_pace(&mut self, read: &Frames) {
+        let (Some(pace), Some(now)) = (&mut self.pace, read.at) else {
+            return;
+        };
+        self.resume_at = pace.spend(read.count, now);
+        if self.resume_at.is_some() {
+            self.shared.counters.throttled();
+        }
     }
 
     fn take_work(&mut self) -> Result<(), Fault> {
@@ -197,6 +254,22 @@ impl Driver {
                 drop(permit);
             });
         }
+    }
+}
+
+/// What one turn has read.
+#[derive(Default)]
+struct Frames {
+    count: u32,
+    /// The time of the turn, which is that of all its frames; the clock is asked once.
+    at: Option<Instant>,
+}
+
+impl Frames {
+    /// One more frame; gives its time.
+    fn next(&mut self) -> Instant {
+        self.count += 1;
+        *self.at.get_or_insert_with(Instant::now)
     }
 }
 

@@ -15,6 +15,7 @@ mod connection;
 mod error;
 mod extranonce;
 mod job;
+mod limits;
 mod metrics;
 mod mining;
 mod payee;
@@ -28,7 +29,7 @@ mod workers;
 use std::{net::SocketAddr, sync::Arc};
 
 use service::{http::Server, listener::Listener};
-use sv2_connection::{Authority, AuthorityPublicKey};
+use sv2_connection::{Authority, AuthorityPublicKey, Gate};
 use templates::Templates;
 use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -53,6 +54,7 @@ pub struct Pool {
     listener: Listener,
     templates: Templates,
     authority: Authority,
+    handshakes: Arc<Gate>,
     prefixes: Prefixes,
     accounts: Accounts,
     counters: Arc<Counters>,
@@ -78,7 +80,8 @@ impl Pool {
         let templates_stop = CancellationToken::new();
         let templates = templates::start(config.template.clone(), templates_stop.clone())?;
         let accounts = config.accounts.rules()?;
-        let counters = Arc::new(Counters::new(listener.counters()));
+        let handshakes = Arc::new(Gate::new(config.handshakes_at_a_time()));
+        let counters = Arc::new(Counters::new(listener.counters(), Arc::clone(&handshakes)));
         let status = StatusHandle::new(Arc::clone(&counters), templates.clone());
         Ok(Self {
             http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
@@ -87,6 +90,7 @@ impl Pool {
             listener,
             templates,
             authority,
+            handshakes,
             prefixes,
             accounts,
             templates_stop,
@@ -125,6 +129,7 @@ impl Pool {
             mut listener,
             templates,
             authority,
+            handshakes,
             prefixes,
             accounts,
             counters,
@@ -150,7 +155,9 @@ impl Pool {
                 payees: Payees::new(&config.pool_tag),
             }),
             options: config.connection_options(),
+            messages_per_second: config.messages_per_second,
             authority,
+            handshakes,
             templates,
             counters,
             submissions: TaskTracker::new(),

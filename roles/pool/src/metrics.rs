@@ -44,7 +44,7 @@ fn collect(status: &Status, families: &mut Families) {
             .iter()
             .map(|(reason, count)| (*reason, *count)),
     );
-    door(&status.listener, families);
+    door(status, families);
     families.gauge(
         "hashpool_pool_channels",
         "Open channels.",
@@ -97,7 +97,8 @@ fn collect(status: &Status, families: &mut Families) {
 }
 
 /// What never became a connection, or had to wait to become one.
-fn door(listener: &service::listener::Snapshot, families: &mut Families) {
+fn door(status: &Status, families: &mut Families) {
+    let listener = &status.listener;
     families.counters(
         "hashpool_pool_refused_connections_total",
         "Connections closed at the door.",
@@ -114,6 +115,15 @@ fn door(listener: &service::listener::Snapshot, families: &mut Families) {
         "hashpool_pool_accept_errors_total",
         "Errors of the system when accepting, such as a lack of file descriptors.",
         listener.accept_errors,
+    );
+    families.counters(
+        "hashpool_pool_throttled_total",
+        "Times that a client was let wait: for other handshakes, or because it sent too many messages a second.",
+        "reason",
+        [
+            ("handshakes", status.handshakes_waited),
+            ("messages", status.throttled),
+        ],
     );
 }
 

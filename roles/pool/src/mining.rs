@@ -27,6 +27,7 @@ use crate::{
     acknowledge::{Acknowledgements, Booking},
     board::{FIRST_CHANNEL_ID, Work},
     channel::{Channel, Solved},
+    limits::Patience,
     session::{Fault, Found, Resources, Tally},
     shares::Rejection,
     submit::Submission,
@@ -58,6 +59,7 @@ pub(crate) struct Mining {
     next_tick: Instant,
     /// The pool stops.
     drain: Option<Drain>,
+    pub patience: Patience,
     acknowledgements: Acknowledgements,
     pub found: Vec<Found>,
     pub tally: Tally,
@@ -83,6 +85,7 @@ impl Mining {
             past_tips: VecDeque::new(),
             next_tick: now + TICK,
             drain: None,
+            patience: Patience::new(now),
             acknowledgements: Acknowledgements::default(),
             found: Vec::new(),
             tally: Tally::default(),
@@ -90,10 +93,12 @@ impl Mining {
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        match &self.drain {
-            Some(drain) => drain.ends_at.min(self.next_tick),
-            None => self.next_tick,
-        }
+        let drain = self.drain.as_ref().map(|drain| drain.ends_at);
+        let patience = self.patience_end().map(|(at, _)| at);
+        [drain, patience]
+            .into_iter()
+            .flatten()
+            .fold(self.next_tick, Instant::min)
     }
 
     /// The pool stops. The client is asked to come back when it has been told of the shares that it sent before.
@@ -111,6 +116,17 @@ impl Mining {
             waits_for,
         });
         Ok(())
+    }
+
+    fn patience_end(&self) -> Option<(Instant, Fault)> {
+        let allowance = self.resources.settings.allowance;
+        self.patience
+            .end(allowance, self.has_channels(), self.work.is_some())
+    }
+
+    /// Whether there are channels, or such as only wait for the template source.
+    pub(crate) fn has_channels(&self) -> bool {
+        !(self.channels.is_empty() && self.waiting.is_empty())
     }
 
     pub(crate) fn channel_count(&self) -> u64 {
@@ -159,6 +175,9 @@ impl Mining {
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
         let old = self.work.replace(Arc::clone(&work));
+        if old.is_none() {
+            self.patience.excuse(now);
+        }
         if old.as_ref().is_some_and(|old| old.id() == work.id()) {
             return Ok(());
         }
@@ -202,7 +221,10 @@ impl Mining {
             self.next_tick = now + TICK;
             self.retarget_all(now, out)?;
         }
-        Ok(())
+        match self.patience_end() {
+            Some((at, fault)) if now >= at => Err(fault),
+            _ => Ok(()),
+        }
     }
 
     /// Ends a turn under this number: difficulties follow what its shares showed. What was accepted waits for

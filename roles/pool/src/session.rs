@@ -23,6 +23,7 @@ use crate::{
     board::Work,
     channel::Solved,
     extranonce::Prefixes,
+    limits::Allowance,
     mining::Mining,
     payee::Payees,
     shares::Rejection,
@@ -72,7 +73,20 @@ impl Session {
                 *self = Self::Mining(Box::new(mining));
                 Ok(())
             }
-            Self::Mining(mining) => mining.handle(frame, now, out),
+            Self::Mining(mining) => {
+                let had_channel = mining.has_channels();
+                let result = mining.handle(frame, now, out);
+                let has_channel = had_channel || mining.has_channels();
+                mining.patience.heard(has_channel, now);
+                result
+            }
+        }
+    }
+
+    /// Until now the driver had its reasons not to read what the client may have said.
+    pub(crate) fn not_listening(&mut self, now: Instant) {
+        if let Self::Mining(mining) = self {
+            mining.patience.excuse(now);
         }
     }
 
@@ -182,6 +196,7 @@ pub(crate) struct Settings {
     pub setup_timeout: Duration,
     /// How long clients have to leave by themselves when the pool stops.
     pub drain: Duration,
+    pub allowance: Allowance,
 }
 
 /// Why the connection has to end. The client's fault, all but the last.
@@ -204,6 +219,10 @@ pub(crate) enum Fault {
     SetupTimeout,
     #[error("the pool stops")]
     Stopping,
+    #[error("it opened no channel in time")]
+    NoChannel,
+    #[error("it has channels and said nothing for too long")]
+    Idle,
 }
 
 impl Fault {

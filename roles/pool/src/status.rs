@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::{Serialize, Serializer};
+use sv2_connection::Gate;
 use templates::Templates;
 
 use crate::{
@@ -22,6 +23,8 @@ pub(crate) struct Counters {
     listener: Arc<service::listener::Counters>,
     connections_opened: AtomicU64,
     connections_closed: AtomicU64,
+    throttled: AtomicU64,
+    handshakes: Arc<Gate>,
     disconnects: Mutex<BTreeMap<&'static str, u64>>,
     channels_opened: AtomicU64,
     channels_closed: AtomicU64,
@@ -59,6 +62,10 @@ pub struct Status {
     pub disconnects: BTreeMap<&'static str, u64>,
     /// What the listener did: connections refused, and times that accepting paused.
     pub listener: service::listener::Snapshot,
+    /// Times that a client was not read for a while, because it sent more messages than `messages_per_second`.
+    pub throttled: u64,
+    /// Handshakes that had to wait for others.
+    pub handshakes_waited: u64,
     /// Open channels.
     pub channels: u64,
     /// Shares that count.
@@ -116,6 +123,8 @@ impl StatusHandle {
             connections_total,
             disconnects: lock(&counters.disconnects).clone(),
             listener: counters.listener.snapshot(),
+            throttled: counters.throttled.load(Ordering::Relaxed),
+            handshakes_waited: counters.handshakes.waited(),
             channels: channels_opened.saturating_sub(channels_closed),
             shares_accepted: counters.accepted.load(Ordering::Relaxed),
             shares_rejected: Rejection::ALL
@@ -135,9 +144,10 @@ impl StatusHandle {
 }
 
 impl Counters {
-    pub(crate) fn new(listener: Arc<service::listener::Counters>) -> Self {
+    pub(crate) fn new(listener: Arc<service::listener::Counters>, handshakes: Arc<Gate>) -> Self {
         Self {
             listener,
+            handshakes,
             ..Self::default()
         }
     }
@@ -151,6 +161,10 @@ impl Counters {
         if let Some(reason) = fault.and_then(reason) {
             *lock(&self.disconnects).entry(reason).or_default() += 1;
         }
+    }
+
+    pub(crate) fn throttled(&self) {
+        add(&self.throttled, 1);
     }
 
     pub(crate) fn channels_closed(&self, count: u64) {
@@ -216,6 +230,8 @@ fn reason(fault: &Fault) -> Option<&'static str> {
         Fault::Refused(_) => "refused",
         Fault::SetupTimeout => "setup-timeout",
         Fault::Stopping => return None,
+        Fault::NoChannel => "no-channel",
+        Fault::Idle => "idle",
     })
 }
 

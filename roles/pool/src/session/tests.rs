@@ -15,6 +15,7 @@ mod accounts;
 mod blocks;
 mod drain;
 mod extensions;
+mod limits;
 
 use super::*;
 use crate::{
@@ -50,6 +51,14 @@ impl Client {
     }
 
     fn connect_with(pool_minimum: Target, accounts: &AccountsConfig) -> Self {
+        let for_ever = Allowance {
+            no_channel: None,
+            idle: None,
+        };
+        Self::connect_for(pool_minimum, accounts, for_ever)
+    }
+
+    fn connect_for(pool_minimum: Target, accounts: &AccountsConfig, allowance: Allowance) -> Self {
         let now = Instant::now();
         let settings = Settings {
             shares_per_minute: 6.0,
@@ -57,6 +66,7 @@ impl Client {
             channels_per_connection: 5,
             setup_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
+            allowance,
         };
         let resources = Arc::new(Resources {
             settings,

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, time::Duration};
 use pool::{Config, Pool, StatusHandle};
 use service::http::Address;
 use stratum_core::{
-    mining_sv2::{OpenExtendedMiningChannel, SubmitSharesExtended},
+    mining_sv2::{OpenExtendedMiningChannel, SubmitSharesExtended, SubmitSharesStandard},
     parsers_sv2::{Mining, MiningOwned},
 };
 use sv2_connection::{
@@ -125,6 +125,49 @@ impl Client {
         self.connection.writer.write(&mut frames).await.unwrap();
     }
 
+    /// Sends a frame of which nothing has to be right.
+    pub(crate) async fn send_raw(
+        &mut self,
+        extension: u16,
+        channel_bit: bool,
+        message_type: u8,
+        payload: &[u8],
+    ) {
+        let mut frames = FrameBuffer::new();
+        let fill = |space: &mut [u8]| {
+            space.copy_from_slice(payload);
+            Ok::<_, stratum_core::binary_sv2::Error>(())
+        };
+        frames
+            .push_with(extension, channel_bit, message_type, payload.len(), fill)
+            .unwrap();
+        // The pool may have hung up already, with good reason.
+        let _ = self.connection.writer.write(&mut frames).await;
+    }
+
+    /// Sends so many shares for a channel that does not exist, each of which gets an answer.
+    pub(crate) async fn send_bad_shares(&mut self, numbers: std::ops::Range<u32>) {
+        let mut frames = FrameBuffer::new();
+        for number in numbers {
+            frames.push(bad_share(number)).unwrap();
+        }
+        self.connection.writer.write(&mut frames).await.unwrap();
+    }
+
+    /// Reads until the pool hangs up.
+    pub(crate) async fn until_hung_up(&mut self) {
+        let reading = async {
+            while self
+                .connection
+                .reader
+                .read::<Error>(|_| Ok(()))
+                .await
+                .is_ok()
+            {}
+        };
+        timeout(PATIENCE, reading).await.unwrap();
+    }
+
     /// Reads until a message is what is looked for.
     pub(crate) async fn until<T>(&mut self, mut look: impl FnMut(&MiningOwned) -> Option<T>) -> T {
         let mut found = None;
@@ -201,6 +244,18 @@ impl Client {
         }
         unreachable!("some share is good enough")
     }
+}
+
+/// A share for a channel that does not exist.
+pub(crate) fn bad_share(number: u32) -> Mining<'static> {
+    Mining::SubmitSharesStandard(SubmitSharesStandard {
+        channel_id: u32::MAX,
+        sequence_number: number,
+        job_id: 1,
+        nonce: number,
+        ntime: 0,
+        version: 0,
+    })
 }
 
 /// Waits for the pool to hang up; whether by a reset or an end does not matter.
