@@ -17,8 +17,8 @@ use crate::{
 /// Jobs on one tip whose shares still count. Templates come about twice a minute.
 const JOBS_KEPT: usize = 64;
 
-/// Void jobs whose blocks are still recognised.
-const PAST_JOBS_KEPT: usize = 64;
+/// Void jobs whose blocks are still recognised: what a miner can have in hand when a new tip comes, by far.
+const PAST_JOBS_KEPT: usize = 16;
 
 /// How far a share's time may be ahead of its job's: what the network tolerates, in seconds.
 const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
@@ -95,7 +95,7 @@ pub(crate) struct Channel {
     prefix: Prefix,
     jobs: VecDeque<ChannelJob>,
     /// Jobs on this tip and the one before it whose shares count no more. They are kept for blocks alone.
-    past_jobs: VecDeque<ChannelJob>,
+    past_jobs: VecDeque<PastJob>,
     seen: Seen,
     /// Of the prefix before this one.
     seen_before: Seen,
@@ -108,6 +108,14 @@ struct ChannelJob {
     job: Arc<Job>,
     /// Fixed when the job was sent (SV2 5.3.21).
     target: Target,
+    prefix: Prefix,
+}
+
+/// What is left of a job that is void.
+#[derive(Debug)]
+struct PastJob {
+    id: u32,
+    job: Arc<Job>,
     prefix: Prefix,
 }
 
@@ -306,7 +314,7 @@ impl Channel {
             .past_jobs
             .iter()
             .rposition(|job| job.id == share.job_id)?;
-        let ChannelJob { job, prefix, .. } = &self.past_jobs[at];
+        let PastJob { job, prefix, .. } = &self.past_jobs[at];
         let hash = job.header([prefix, rolled], share.claim).hash();
         if !job.network_target.is_met_by(&hash) || self.has_seen(&hash, prefix) {
             return None;
@@ -334,9 +342,15 @@ impl Channel {
 
     /// Jobs whose shares do not count from now on.
     fn void<J: IntoIterator<Item = ChannelJob>>(&mut self, jobs: J) {
-        self.past_jobs.extend(jobs);
-        let surplus = self.past_jobs.len().saturating_sub(PAST_JOBS_KEPT);
-        self.past_jobs.drain(..surplus);
+        for ChannelJob {
+            id, job, prefix, ..
+        } in jobs
+        {
+            if self.past_jobs.len() == PAST_JOBS_KEPT {
+                self.past_jobs.pop_front();
+            }
+            self.past_jobs.push_back(PastJob { id, job, prefix });
+        }
     }
 
     fn has_seen(&self, hash: &[u8; 32], prefix: &Prefix) -> bool {

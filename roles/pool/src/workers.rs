@@ -18,8 +18,14 @@ const OTHER: &str = "other";
 #[derive(Debug)]
 pub(crate) struct Workers {
     own: Booked,
+    /// Most channels name nobody.
+    others: Option<Box<Others>>,
+}
+
+#[derive(Debug, Default)]
+struct Others {
     named: HashMap<Arc<str>, Booked>,
-    other: Option<Booked>,
+    unnamed: Option<Booked>,
 }
 
 /// A worker, and where its shares of this turn are gathered.
@@ -33,14 +39,13 @@ impl Workers {
     pub(crate) fn new(owner: Owner) -> Self {
         Self {
             own: Booked { owner, slot: 0 },
-            named: HashMap::new(),
-            other: None,
+            others: None,
         }
     }
 
     /// How many workers were named that have a place of their own.
     pub(crate) fn named(&self) -> usize {
-        self.named.len()
+        self.others.as_ref().map_or(0, |others| others.named.len())
     }
 
     /// Whom a share is booked for that names this worker. The channel's own worker where it names none that can be shown;
@@ -60,13 +65,14 @@ impl Workers {
             },
             slot: 0,
         };
-        if may_grow && !self.named.contains_key(name) {
+        let Others { named, unnamed } = &mut **self.others.get_or_insert_default();
+        if may_grow && !named.contains_key(name) {
             let name: Arc<str> = name.into();
-            self.named.insert(Arc::clone(&name), booked(name));
+            named.insert(Arc::clone(&name), booked(name));
         }
-        match self.named.get_mut(name) {
+        match named.get_mut(name) {
             Some(known) => known,
-            None => self.other.get_or_insert_with(|| booked(OTHER.into())),
+            None => unnamed.get_or_insert_with(|| booked(OTHER.into())),
         }
     }
 }

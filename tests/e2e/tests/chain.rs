@@ -37,6 +37,22 @@ async fn pools_block(node: &Node, script: &bitcoin::ScriptBuf, transaction: &str
 }
 
 async fn a_miners_block_becomes_the_tip(chain: Chain, payout: &str, hashrate: f64) {
+    let payouts = Payouts {
+        pool: payout,
+        user: "alice.one",
+        paid: payout,
+    };
+    a_block_becomes_the_tip(chain, payouts, hashrate).await;
+}
+
+/// Who mines, and what blocks pay.
+struct Payouts<'a> {
+    pool: &'a str,
+    user: &'a str,
+    paid: &'a str,
+}
+
+async fn a_block_becomes_the_tip(chain: Chain, payouts: Payouts<'_>, hashrate: f64) {
     let Some(node) = Node::start(chain).await else {
         return;
     };
@@ -51,16 +67,17 @@ async fn a_miners_block_becomes_the_tip(chain: Chain, payout: &str, hashrate: f6
         ..RpcConfig::default()
     });
     let mut config = pool_config(source, &data);
-    config.payout = payout.to_owned();
+    config.payout = payouts.pool.to_owned();
+    config.accounts.solo = true;
     let (pool, key) = start_pool(config).await;
     let translator = start_translator(pool.address, key, |_| {}).await;
-    let miner = start_miner(translator.address, "alice.one", hashrate);
+    let miner = start_miner(translator.address, payouts.user, hashrate);
 
     let network = Network::from_core_arg(match chain {
         Chain::Regtest => "regtest",
         _ => "signet",
     });
-    let address: Address<_> = payout.parse().unwrap();
+    let address: Address<_> = payouts.paid.parse().unwrap();
     let script = address
         .require_network(network.unwrap())
         .unwrap()
@@ -107,6 +124,17 @@ async fn a_miners_block_becomes_the_tip_of_a_regtest_node() {
 async fn a_miners_block_becomes_the_tip_of_a_signet_node() {
     let payout = "tb1qw508d6qejxtdg4y5r3zarvary0c5xw7kxpjzsx";
     a_miners_block_becomes_the_tip(Chain::Signet, payout, 0.0).await;
+}
+
+/// An SV1 miner needs nothing but its user name.
+#[tokio::test]
+async fn a_solo_miners_block_pays_its_own_address() {
+    let payouts = Payouts {
+        pool: PAYOUT,
+        user: "mipcBbFg9gMiCh81Kj8tqqdgoZub1ZJRfn.rig.1",
+        paid: "mipcBbFg9gMiCh81Kj8tqqdgoZub1ZJRfn",
+    };
+    a_block_becomes_the_tip(Chain::Regtest, payouts, 100_000.0).await;
 }
 
 #[tokio::test]

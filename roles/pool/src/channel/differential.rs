@@ -287,7 +287,8 @@ impl Pair {
         });
         let difference = given.map_or(Difference::None, |given| self.difference(given));
         compare(&ours, &theirs, &difference);
-        if let Some(given) = given
+        // Of older jobs nothing may be left.
+        if let Some(given) = given.filter(|_| attempt.job < PAST_JOBS_KEPT)
             && let Some(hash) = self.block(given, attempt, claim)
             && self.offered.insert(hash)
         {
