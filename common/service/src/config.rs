@@ -2,7 +2,7 @@
 //!
 //! The environment's names are `HASHPOOL_<ROLE>__<KEY>`, with `__` between the keys of nested tables, in capitals; the command line's are
 //! the keys with dots (`limits.connections`). Values given there are taken for what the key holds: a string as it is,
-//! anything else in TOML's notation. A key that the role does not know is an error wherever it stands.
+//! anything else in TOML's notation. Tables of a list that a file gives are counted from 0 (`template.1.url`). A key that the role does not know is an error wherever it stands.
 
 mod error;
 mod fault;
@@ -200,10 +200,20 @@ fn read<T: DeserializeOwned>(root: &Node) -> Result<T, Fault> {
     })
 }
 
-/// Puts `layer` over `root`. Where a table is an enum with a tag and `layer` names another variant, the keys of the
+/// Puts `layer` over `root`; a list is changed where the keys name places in it, and replaced otherwise. Where a table is an enum with a tag and `layer` names another variant, the keys of the
 /// variant before it go: they mean nothing to the new one.
 fn merge<T: DeserializeOwned>(root: &mut Node, layer: Table) {
     fn merge_at<T: DeserializeOwned>(below: &mut Node, over: Node, path: &mut Vec<String>) {
+        if let (Value::Array(nodes), Value::Table(over_table)) = (&mut below.value, &over.value)
+            && let Some(places) = over_table.places(nodes.len())
+        {
+            for (place, node) in places {
+                path.push(place.to_string());
+                merge_at::<T>(&mut nodes[place], node.clone(), path);
+                path.pop();
+            }
+            return;
+        }
         let (Value::Table(table), Value::Table(over_table)) = (&mut below.value, &over.value)
         else {
             *below = over;

@@ -1,4 +1,6 @@
-//! What an operator can say about the source.
+//! What an operator can say about a source.
+
+mod sources;
 
 use std::{fmt, path::PathBuf};
 
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use sv2_connection::AuthorityPublicKey;
 
 use crate::Error;
+
+pub use sources::{FailoverConfig, Sources};
 
 /// Which source, and its settings.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]

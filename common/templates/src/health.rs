@@ -5,12 +5,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bitcoin::{BlockHash, Network, hashes::Hash};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{Error, Submission, Template};
 
@@ -25,10 +25,10 @@ pub struct Health {
     pub last_success: Option<Duration>,
 }
 
-/// What an operator wants to see of a source.
+/// What an operator wants to see of where templates come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// `embedded`, `bitcoin-rpc` or `sv2`.
+    /// The source in use: `embedded`, `bitcoin-rpc` or `sv2`.
     pub source: &'static str,
     /// The chain, once it is known.
     pub network: Option<String>,
@@ -54,11 +54,35 @@ pub struct Status {
     pub blocks_unknown: u64,
     /// Blocks for which no answer came.
     pub blocks_unreachable: u64,
+    /// Each source, in the order of preference.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// One of the sources, whether it is used or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    /// `embedded`, `bitcoin-rpc` or `sv2`.
+    pub source: &'static str,
+    /// Where it is, without what proves who asks; empty for a chain inside the process.
+    pub address: String,
+    /// Whether templates come from it now.
+    pub in_use: bool,
+    /// Height of its tip.
+    pub height: Option<u32>,
+    /// Hash of its tip, in the usual (reversed) notation.
+    pub tip: Option<String>,
+    /// See [`Health::fresh`].
+    pub fresh: bool,
+    /// What is wrong with it now.
+    pub error: Option<String>,
+    /// See [`Health::last_success`].
+    pub last_success_ms: Option<u64>,
 }
 
 /// Where the source's task writes and everybody reads. Nothing here is on a share's path.
 pub(crate) struct Board {
-    source: &'static str,
+    kind: &'static str,
+    address: String,
     stale_after: Duration,
     newest: watch::Sender<Option<Arc<Template>>>,
     /// Bumped with each change of `state` that [`Board::ready`] has to see.
@@ -80,9 +104,10 @@ struct State {
 }
 
 impl Board {
-    pub(crate) fn new(source: &'static str, stale_after: Duration) -> Self {
+    pub(crate) fn new(kind: &'static str, address: String, stale_after: Duration) -> Self {
         Self {
-            source,
+            kind,
+            address,
             stale_after,
             newest: watch::Sender::new(None),
             changed: watch::Sender::new(()),
@@ -98,8 +123,23 @@ impl Board {
         self.newest.subscribe()
     }
 
-    /// Makes a template the newest one, which also is a success.
-    pub(crate) fn publish(&self, template: Template) {
+    pub(crate) fn newest(&self) -> Option<Arc<Template>> {
+        self.newest.borrow().clone()
+    }
+
+    /// For a log line.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.kind, self.address)
+    }
+
+    /// Makes a template the newest one, which also is a success. On one tip the time only grows, also where another
+    /// clock stands behind it now: strict clients refuse a job that may start before the one they have.
+    pub(crate) fn publish(&self, mut template: Template) {
+        if let Some(last) = self.newest()
+            && last.prev_hash == template.prev_hash
+        {
+            template.ntime = template.ntime.max(last.ntime);
+        }
         {
             let mut state = self.state();
             state.last_success = Some(Instant::now());
@@ -138,6 +178,10 @@ impl Board {
         self.changed.send_replace(());
     }
 
+    pub(crate) fn fatal(&self) -> Option<Error> {
+        self.state().fatal.clone()
+    }
+
     pub(crate) fn count(&self, submission: &Submission) {
         let counter = match submission {
             Submission::Accepted => &self.accepted,
@@ -154,7 +198,7 @@ impl Board {
             if let Some(template) = self.newest.borrow().clone() {
                 return Ok(template);
             }
-            if let Some(error) = self.state().fatal.clone() {
+            if let Some(error) = self.fatal() {
                 return Err(error);
             }
             changed.changed().await.map_err(|_| Error::Stopped)?;
@@ -172,33 +216,73 @@ impl Board {
         }
     }
 
+    /// Of the only source there is.
     pub(crate) fn status(&self) -> Status {
+        let source = SourceStatus {
+            in_use: true,
+            ..self.source_status()
+        };
+        self.status_with(self.health(), vec![source])
+    }
+
+    /// Of one source among others, not in use.
+    pub(crate) fn source_status(&self) -> SourceStatus {
         let Health {
             fresh,
             error,
             last_success,
         } = self.health();
-        let newest = self.newest.borrow().clone();
-        let newest = newest.as_deref();
-        Status {
-            source: self.source,
-            network: self.network().map(|network| network.to_string()),
-            height: newest.and_then(|template| template.height()?.checked_sub(1)),
-            tip: newest.map(|template| BlockHash::from_byte_array(template.prev_hash).to_string()),
-            template_id: newest.map(|template| template.id),
-            transactions: newest.and_then(|template| template.body.transaction_count()),
+        let newest = self.newest();
+        SourceStatus {
+            source: self.kind,
+            address: self.address.clone(),
+            in_use: false,
+            height: newest.as_deref().and_then(tip_height),
+            tip: newest.as_deref().map(tip),
             fresh,
             error,
-            last_success_ms: last_success
-                .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            last_success_ms: last_success.map(milliseconds),
+        }
+    }
+
+    /// What was published and where blocks went, with the health of the sources behind it.
+    pub(crate) fn status_with(&self, health: Health, sources: Vec<SourceStatus>) -> Status {
+        let newest = self.newest();
+        let newest = newest.as_deref();
+        let in_use = sources.iter().find(|source| source.in_use);
+        Status {
+            source: in_use
+                .or(sources.first())
+                .map_or(self.kind, |source| source.source),
+            network: self.network().map(|network| network.to_string()),
+            height: newest.and_then(tip_height),
+            tip: newest.map(tip),
+            template_id: newest.map(|template| template.id),
+            transactions: newest.and_then(|template| template.body.transaction_count()),
+            fresh: health.fresh,
+            error: health.error,
+            last_success_ms: health.last_success.map(milliseconds),
             blocks_accepted: self.accepted.load(Ordering::Relaxed),
             blocks_rejected: self.rejected.load(Ordering::Relaxed),
             blocks_unknown: self.unknown.load(Ordering::Relaxed),
             blocks_unreachable: self.unreachable.load(Ordering::Relaxed),
+            sources,
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn tip_height(template: &Template) -> Option<u32> {
+    template.height()?.checked_sub(1)
+}
+
+fn tip(template: &Template) -> String {
+    BlockHash::from_byte_array(template.prev_hash).to_string()
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,10 +9,12 @@ mod backoff;
 mod block;
 mod config;
 mod embedded;
+mod failover;
 mod fate;
 mod fit;
 mod health;
 mod rpc;
+mod running;
 mod sv2;
 mod template;
 #[cfg(test)]
@@ -25,13 +27,15 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{EmbeddedConfig, RpcConfig, SourceConfig, Sv2Config};
+pub use config::{EmbeddedConfig, FailoverConfig, RpcConfig, SourceConfig, Sources, Sv2Config};
 pub use fate::{Fate, FateError};
 pub use fit::{Room, TooLarge};
-pub use health::{Health, Status};
+pub use health::{Health, SourceStatus, Status};
 pub use template::{BlockTransaction, Body, CoinbaseTemplate, Solution, Submission, Template};
 
+use failover::Failover;
 use health::Board;
+use running::Running;
 
 /// What 21 million coins are in satoshis.
 pub(crate) const MAX_MONEY: u64 = 21_000_000 * 100_000_000;
@@ -42,100 +46,108 @@ pub(crate) const MAX_BLOCK_WEIGHT: u64 = 4_000_000;
 ///
 /// A node that cannot be reached is no error here: it is awaited, and [`Templates::health`] says so.
 pub fn start(config: SourceConfig, shutdown: CancellationToken) -> Result<Templates, Error> {
-    config.validate()?;
-    match config {
-        SourceConfig::Embedded(config) => Ok(embedded::start(&config, shutdown)),
-        SourceConfig::BitcoinRpc(config) => rpc::start(&config, shutdown),
-        SourceConfig::Sv2(config) => sv2::start(&config, shutdown),
+    start_all(&config.into(), &FailoverConfig::default(), shutdown)
+}
+
+/// As [`start`], with sources in the order of preference: where the first is away, another takes its place.
+pub fn start_all(
+    sources: &Sources,
+    failover: &FailoverConfig,
+    shutdown: CancellationToken,
+) -> Result<Templates, Error> {
+    sources.validate()?;
+    failover.validate()?;
+    let mut started = Vec::new();
+    for config in sources.iter() {
+        started.push(Running::start(config.clone(), shutdown.clone())?);
     }
+    Ok(match <[Running; 1]>::try_from(started) {
+        Ok([source]) => Templates(Inner::One(source)),
+        Err(several) => Templates(Inner::Several(Failover::start(several, failover, shutdown))),
+    })
 }
 
-/// A handle to the running source, cheap to clone.
+/// A handle to the running source or sources, cheap to clone.
 #[derive(Clone)]
-pub struct Templates {
-    board: Arc<Board>,
-    sink: Sink,
-}
+pub struct Templates(Inner);
 
-/// Where solutions go.
 #[derive(Clone)]
-enum Sink {
-    Embedded(Arc<embedded::Source>),
-    Rpc(Arc<rpc::Submitter>),
-    Sv2(Arc<sv2::Source>),
+enum Inner {
+    One(Running),
+    Several(Arc<Failover>),
 }
 
 impl Templates {
     /// The newest template; `None` until the source has given one. A slow reader sees only the latest.
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Template>>> {
-        self.board.subscribe()
+        self.board().subscribe()
     }
 
-    /// Hands a solved block over at once. Waits for the answer, and while the node cannot be reached tries again for
-    /// the configured time. A submission under way continues when the caller stops waiting.
+    /// Hands a solved block over at once, to all sources that can take it. Waits for the answer, and while a node cannot
+    /// be reached tries again for the configured time. A submission under way continues when the caller stops waiting.
     pub async fn submit(&self, solution: Solution) -> Submission {
-        let submission = match &self.sink {
-            Sink::Embedded(source) => source.submit(&solution),
-            Sink::Rpc(submitter) => submitter.submit(solution).await,
-            Sink::Sv2(source) => source.submit(solution).await,
-        };
-        self.board.count(&submission);
-        submission
+        match &self.0 {
+            Inner::One(source) => source.submit(solution).await,
+            Inner::Several(failover) => failover.submit(solution).await,
+        }
     }
 
     /// Hands over a whole block ([`Solution::block`]), for instance one that could not be delivered before a restart. A
     /// block that the chain has already counts as accepted; otherwise as [`Templates::submit`].
     pub async fn submit_block(&self, block: Bytes) -> Submission {
-        let submission = match &self.sink {
-            Sink::Embedded(source) => source.submit_block(&block),
-            Sink::Rpc(submitter) => submitter.submit_block(block).await,
-            Sink::Sv2(_) => Submission::Unreachable(
-                "template distribution hands over solutions of its templates, and no whole blocks"
-                    .to_owned(),
-            ),
-        };
-        self.board.count(&submission);
-        submission
+        match &self.0 {
+            Inner::One(source) => source.submit_block(block).await,
+            Inner::Several(failover) => failover.submit_block(block).await,
+        }
     }
 
     /// Where the block of this hash (as in headers) and height stands now.
     pub async fn fate(&self, hash: [u8; 32], height: u32) -> Result<Fate, FateError> {
-        match &self.sink {
-            Sink::Embedded(source) => source.fate(hash, height),
-            Sink::Rpc(submitter) => submitter.fate(hash, height).await,
-            Sink::Sv2(_) => Err(FateError::NotKnown(
-                "template distribution tells no fate of a block",
-            )),
+        match &self.0 {
+            Inner::One(source) => source.fate(hash, height).await,
+            Inner::Several(failover) => failover.fate(hash, height).await,
         }
     }
 
     /// Asks the source for a template now rather than at its next interval. A template provider cannot be asked.
     pub fn refresh(&self) {
-        match &self.sink {
-            Sink::Embedded(source) => source.refresh(),
-            Sink::Rpc(submitter) => submitter.refresh(),
-            Sink::Sv2(_) => {}
+        match &self.0 {
+            Inner::One(source) => source.refresh(),
+            Inner::Several(failover) => failover.refresh(),
         }
     }
 
     /// The chain that the source works on; known before the first template is there.
     pub fn network(&self) -> Option<Network> {
-        self.board.network()
+        self.board().network()
     }
 
     /// Waits for the first template, or for what makes the source unusable until the operator changes something.
     pub async fn ready(&self) -> Result<Arc<Template>, Error> {
-        self.board.ready().await
+        self.board().ready().await
     }
 
     /// Whether work on the newest template is worth doing, and if not, why.
     pub fn health(&self) -> Health {
-        self.board.health()
+        match &self.0 {
+            Inner::One(source) => source.board.health(),
+            Inner::Several(failover) => failover.health(),
+        }
     }
 
     /// What an operator wants to see of the source.
     pub fn status(&self) -> Status {
-        self.board.status()
+        match &self.0 {
+            Inner::One(source) => source.board.status(),
+            Inner::Several(failover) => failover.status(),
+        }
+    }
+
+    fn board(&self) -> &Board {
+        match &self.0 {
+            Inner::One(source) => &source.board,
+            Inner::Several(failover) => &failover.board,
+        }
     }
 }
 

@@ -198,8 +198,7 @@ pub enum Submission {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::block;
+    use crate::testing;
 
     #[test]
     fn the_height_is_read_back_from_every_length_of_prefix() {
@@ -217,25 +216,7 @@ mod tests {
             8_388_608,
             0x7fff_ffff,
         ] {
-            let template = Template {
-                id: 1,
-                prev_hash: [0; 32],
-                min_ntime: 0,
-                ntime: 0,
-                nbits: 0x207f_ffff,
-                version: 0x2000_0000,
-                coinbase: CoinbaseTemplate {
-                    version: 2,
-                    script_prefix: block::height_prefix(height),
-                    sequence: 0,
-                    value_remaining: 0,
-                    outputs: Vec::new(),
-                    outputs_count: 0,
-                    locktime: 0,
-                },
-                merkle_path: Vec::new(),
-                body: Body::Remote,
-            };
+            let template = testing::template(1, height);
             assert_eq!(template.height(), Some(height));
         }
     }

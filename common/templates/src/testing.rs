@@ -10,7 +10,30 @@ use bitcoin::{
 };
 use work::Target;
 
-use crate::{Solution, Template};
+use crate::{Body, CoinbaseTemplate, Solution, Template, block};
+
+/// A template that half of all headers solve, on a tip of its height's own.
+pub(crate) fn template(id: u64, height: u32) -> Template {
+    Template {
+        id,
+        prev_hash: [u8::try_from(height % 251).unwrap(); 32],
+        min_ntime: 1_700_000_001,
+        ntime: 1_700_000_100,
+        nbits: 0x207f_ffff,
+        version: 0x2000_0000,
+        coinbase: CoinbaseTemplate {
+            version: 2,
+            script_prefix: block::height_prefix(height),
+            sequence: u32::MAX,
+            value_remaining: 5_000_000_000,
+            outputs: Vec::new(),
+            outputs_count: 0,
+            locktime: 0,
+        },
+        merkle_path: Vec::new(),
+        body: Body::Transactions(Arc::new([])),
+    }
+}
 
 /// A block on the template that pays everything to `OP_TRUE`, without any work.
 pub(crate) fn unsolved(template: &Arc<Template>) -> Solution {

@@ -8,7 +8,7 @@ use service::{
     listener::{Limits, ProxyProtocol},
 };
 use sv2_connection::{Authority, AuthoritySecretKey, Options};
-use templates::SourceConfig;
+use templates::{FailoverConfig, Sources};
 use work::Difficulty;
 
 use crate::{AccountsConfig, Error, limits::Allowance, payout, session::Settings};
@@ -65,7 +65,9 @@ pub struct Config {
     /// Whether clients come through a load balancer that says who calls.
     pub proxy_protocol: ProxyProtocol,
     /// Where templates come from.
-    pub template: SourceConfig,
+    pub template: Sources,
+    /// When another of several sources takes over.
+    pub failover: FailoverConfig,
 }
 
 impl Default for Config {
@@ -92,7 +94,8 @@ impl Default for Config {
             accounts: AccountsConfig::default(),
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
-            template: SourceConfig::default(),
+            template: Sources::default(),
+            failover: FailoverConfig::default(),
         }
     }
 }
@@ -138,6 +141,7 @@ impl Config {
         self.limits.validate()?;
         self.proxy_protocol.validate()?;
         self.template.validate()?;
+        self.failover.validate()?;
         Ok(())
     }
 

@@ -78,7 +78,8 @@ impl Pool {
             .behind(config.proxy_protocol.clone())?;
         let prefixes = Prefixes::open(&config.data_dir, config.server_id)?;
         let templates_stop = CancellationToken::new();
-        let templates = templates::start(config.template.clone(), templates_stop.clone())?;
+        let templates =
+            templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
         let accounts = config.accounts.rules()?;
         let handshakes = Arc::new(Gate::new(config.handshakes_at_a_time()));
         let counters = Arc::new(Counters::new(listener.counters(), Arc::clone(&handshakes)));

@@ -185,7 +185,8 @@ async fn blocks_of_one_connection_pay_whom_their_channels_pay() {
             // No other job of the same tip comes between.
             refresh_interval_seconds: 3600,
             ..EmbeddedConfig::default()
-        }),
+        })
+        .into(),
         ..Config::default()
     })
     .await

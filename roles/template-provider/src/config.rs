@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use service::listener::Limits;
 use sv2_connection::{Authority, AuthoritySecretKey, Options};
-use templates::SourceConfig;
+use templates::{FailoverConfig, Sources};
 
 use crate::{Error, session::Settings};
 
@@ -30,7 +30,9 @@ pub struct Config {
     /// Connections.
     pub limits: Limits,
     /// Where templates come from.
-    pub template: SourceConfig,
+    pub template: Sources,
+    /// When another of several sources takes over.
+    pub failover: FailoverConfig,
 }
 
 impl Default for Config {
@@ -47,7 +49,8 @@ impl Default for Config {
                 connections_per_address: 100,
                 ..Limits::default()
             },
-            template: SourceConfig::default(),
+            template: Sources::default(),
+            failover: FailoverConfig::default(),
         }
     }
 }
@@ -82,6 +85,7 @@ impl Config {
         }
         self.limits.validate()?;
         self.template.validate()?;
+        self.failover.validate()?;
         Ok(())
     }
 

@@ -52,7 +52,8 @@ impl TemplateProvider {
         let authority = config.authority()?;
         let listener = Listener::bind(config.listen_address, &config.limits)?;
         let templates_stop = CancellationToken::new();
-        let templates = templates::start(config.template.clone(), templates_stop.clone())?;
+        let templates =
+            templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
         Ok(Self {
             counters: Arc::default(),
             config,

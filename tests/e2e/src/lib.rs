@@ -87,7 +87,7 @@ pub fn pool_config(template: SourceConfig, data: &TempDir) -> pool::Config {
         // Many shares of a slow miner.
         shares_per_minute: 600.0,
         minimum_difficulty: 1e-6,
-        template,
+        template: template.into(),
         ..pool::Config::default()
     }
 }
@@ -128,7 +128,7 @@ pub fn provider_config(template: SourceConfig) -> template_provider::Config {
     template_provider::Config {
         listen_address: any_port(),
         authority_secret_key: Some(AuthoritySecretKey::generate()),
-        template,
+        template: template.into(),
         ..template_provider::Config::default()
     }
 }

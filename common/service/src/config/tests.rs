@@ -18,6 +18,7 @@ struct Config {
     limits: Limits,
     template: Source,
     optional: Option<Limits>,
+    several: Vec<Source>,
 }
 
 impl Default for Config {
@@ -34,6 +35,7 @@ impl Default for Config {
                 block_interval_seconds: None,
             },
             optional: None,
+            several: Vec::new(),
         }
     }
 }
@@ -354,6 +356,31 @@ fn a_key_that_is_value_and_table_at_once_is_refused() {
         assert!(error.contains("\"limits\""), "{error}");
     }
     assert_eq!(loaded("", &[], &[whole]).limits.connections, 1);
+}
+
+#[test]
+fn a_table_of_a_list_is_changed_by_its_place() {
+    let file = "[[several]]\nsource = \"bitcoin-rpc\"\nurl = \"a\"\n[[several]]\nsource = \"bitcoin-rpc\"\nurl = \"b\"";
+    let environment = [
+        ("HASHPOOL_POOL__SEVERAL__1__PASSWORD", "1234"),
+        ("HASHPOOL_POOL__SEVERAL__1__POLL_SECONDS", "5"),
+    ];
+    let config = loaded(file, &environment, &[("several.0.url", "c")]);
+    let source = |url: &str, password: Option<&str>, poll_seconds| Source::BitcoinRpc {
+        url: url.into(),
+        password: password.map(Into::into),
+        poll_seconds,
+        retries: 0,
+    };
+    assert_eq!(
+        config.several,
+        [
+            source("c", None, None),
+            source("b", Some("1234"), Some(5.0))
+        ]
+    );
+    let error = refused(file, &[], &[("several.2.url", "c")]);
+    assert!(error.contains("several"), "{error}");
 }
 
 #[test]

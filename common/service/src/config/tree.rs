@@ -46,6 +46,14 @@ impl Table {
             .find_map(|(name, node)| (name == key).then_some(node))
     }
 
+    /// The entries by their places in a list of this length; nothing unless each key is such a place.
+    pub(super) fn places(&self, length: usize) -> Option<Vec<(usize, &Node)>> {
+        self.entries
+            .iter()
+            .map(|(key, node)| Some((key.parse().ok().filter(|place| *place < length)?, node)))
+            .collect()
+    }
+
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
         self.entries
             .iter_mut()
@@ -118,6 +126,13 @@ impl Node {
                         path.pop();
                     }
                 }
+                Value::Array(nodes) => {
+                    for (place, node) in nodes.iter().enumerate() {
+                        path.push(place.to_string());
+                        walk(node, path, found);
+                        path.pop();
+                    }
+                }
                 _ => {}
             }
         }
@@ -132,6 +147,7 @@ impl Node {
         };
         match &mut self.value {
             Value::Table(table) => table.get_mut(key)?.at_mut(rest),
+            Value::Array(nodes) => nodes.get_mut(key.parse::<usize>().ok()?)?.at_mut(rest),
             _ => None,
         }
     }

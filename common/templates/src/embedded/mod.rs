@@ -13,14 +13,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    EmbeddedConfig, Fate, FateError, Sink, Solution, Submission, Templates, health::Board,
+    EmbeddedConfig, Fate, FateError, Solution, Submission,
+    health::Board,
+    running::{Running, Sink},
 };
 use chain::{Chain, Extended};
 
-pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Templates {
+pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Running {
     let refresh = Duration::from_secs(config.refresh_interval_seconds.into());
     let source = Arc::new(Source {
-        board: Arc::new(Board::new("embedded", refresh * 4)),
+        board: Arc::new(Board::new("embedded", String::new(), refresh * 4)),
         chain: Mutex::new(Chain::new(config, now())),
     });
     source.board.set_network(Network::Regtest);
@@ -35,7 +37,7 @@ pub(crate) fn start(config: &EmbeddedConfig, shutdown: CancellationToken) -> Tem
             task.refresh();
         }
     });
-    Templates {
+    Running {
         board: Arc::clone(&source.board),
         sink: Sink::Embedded(source),
     }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// What comes back for one call.
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Result(Value),
     /// The same, once the test says so.
     Later(Arc<Notify>, Value),
@@ -29,14 +29,14 @@ pub(super) enum Reply {
     Close,
 }
 
-pub(super) struct FakeNode {
-    pub(super) url: String,
+pub(crate) struct FakeNode {
+    pub(crate) url: String,
     /// Every call, as method and parameters.
-    pub(super) calls: mpsc::UnboundedReceiver<(String, Value)>,
+    pub(crate) calls: mpsc::UnboundedReceiver<(String, Value)>,
 }
 
 impl FakeNode {
-    pub(super) async fn start(
+    pub(crate) async fn start(
         answer: impl Fn(&str, &Value) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -53,7 +53,7 @@ impl FakeNode {
         Self { url, calls }
     }
 
-    pub(super) async fn expect_call(&mut self, method: &str) -> Value {
+    pub(crate) async fn expect_call(&mut self, method: &str) -> Value {
         loop {
             let (called, params) = self.calls.recv().await.unwrap();
             if called == method {

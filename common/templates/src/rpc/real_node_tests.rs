@@ -8,7 +8,10 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Fate, Room, RpcConfig, SourceConfig, Submission, Template, Templates, testing};
+use crate::{
+    Error, FailoverConfig, Fate, Room, RpcConfig, SourceConfig, Submission, Template, Templates,
+    testing,
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -234,6 +237,71 @@ async fn a_node_that_restarts_is_followed_again() {
     template(&templates, |template| template.height() == Some(3)).await;
     assert_eq!(node.height().await, 2);
     assert!(templates.health().fresh);
+}
+
+#[tokio::test]
+async fn two_nodes_without_a_link_stay_on_one_chain_and_one_of_them_may_die() {
+    let (Some(mut first), Some(second)) = (
+        Node::start(Chain::Regtest).await,
+        Node::start(Chain::Regtest).await,
+    ) else {
+        return;
+    };
+    let config = |node: &Node| {
+        SourceConfig::BitcoinRpc(RpcConfig {
+            url: node.url(),
+            submit_seconds: 5,
+            ..RpcConfig::default()
+        })
+    };
+    let sources = vec![config(&first), config(&second)].into();
+    let failover = FailoverConfig {
+        after_seconds: 1,
+        return_after_seconds: 1,
+    };
+    let templates = crate::start_all(&sources, &failover, CancellationToken::new()).unwrap();
+    let in_use = |place: usize| templates.status().sources[place].in_use;
+
+    let next = template(&templates, |template| template.height() == Some(1)).await;
+    let one = testing::solve(&next, |_| {});
+    assert_eq!(templates.submit(one.clone()).await, Submission::Accepted);
+    // Nothing but our block connects the two.
+    template(&templates, |template| template.height() == Some(2)).await;
+    until(async || second.height().await == 1).await;
+    assert_eq!(first.tip().await, second.tip().await);
+    assert!(in_use(0));
+
+    first.kill();
+    until(async || in_use(1)).await;
+    let next = template(&templates, |template| template.height() == Some(2)).await;
+    let two = testing::solve(&next, |_| {});
+    assert_eq!(templates.submit(two.clone()).await, Submission::Accepted);
+    assert_eq!(second.height().await, 2);
+
+    // It comes back without the newest blocks, and is no use before it has them.
+    first.resume().await.unwrap();
+    let behind =
+        async || templates.status().sources[0].error.as_deref() == Some("behind what is mined on");
+    until(behind).await;
+    assert!(in_use(1));
+    let fate = templates.fate(two.hash().unwrap(), 2).await;
+    assert_eq!(fate, Ok(Fate::InChain { confirmations: 1 }));
+    for block in [one, two] {
+        let answer = templates.submit_block(block.block().unwrap()).await;
+        assert_eq!(answer, Submission::Accepted);
+    }
+    until(async || in_use(0)).await;
+    assert_eq!(first.tip().await, second.tip().await);
+}
+
+/// Waits until it is so.
+async fn until(so: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("in time");
 }
 
 #[tokio::test]

@@ -19,7 +19,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{Error, Sink, Solution, Submission, Sv2Config, Template, Templates, health::Board};
+use crate::{
+    Error, Solution, Submission, Sv2Config, Template,
+    health::Board,
+    running::{Running, Sink},
+};
 use conversation::Received;
 
 /// Templates whose solutions can be handed over. A provider forgets earlier.
@@ -31,9 +35,13 @@ const OUTBOX: usize = 64;
 /// Tips that a solution's hash is looked for among; on a test network they can follow one another fast.
 const TIPS: usize = 64;
 
-pub(crate) fn start(config: &Sv2Config, shutdown: CancellationToken) -> Result<Templates, Error> {
+pub(crate) fn start(config: &Sv2Config, shutdown: CancellationToken) -> Result<Running, Error> {
     let seconds = |value: u32| Duration::from_secs(value.into());
-    let board = Arc::new(Board::new("sv2", seconds(config.stale_after_seconds)));
+    let board = Arc::new(Board::new(
+        "sv2",
+        config.address.clone(),
+        seconds(config.stale_after_seconds),
+    ));
     board.set_network(config.network()?);
     let source = Arc::new(Source {
         board: Arc::clone(&board),
@@ -43,7 +51,7 @@ pub(crate) fn start(config: &Sv2Config, shutdown: CancellationToken) -> Result<T
     });
     let task = link::run(config.clone(), Arc::clone(&source));
     tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
-    Ok(Templates {
+    Ok(Running {
         board,
         sink: Sink::Sv2(source),
     })

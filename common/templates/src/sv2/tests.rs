@@ -184,7 +184,7 @@ fn futures_without_end_take_no_memory_without_end() {
 
 fn source() -> Arc<Source> {
     Arc::new(Source {
-        board: Arc::new(Board::new("sv2", Duration::from_secs(1))),
+        board: Arc::new(Board::new("sv2", String::new(), Duration::from_secs(1))),
         state: Mutex::default(),
         tip_changed: watch::Sender::new(()),
         confirm: Duration::from_secs(30),
