@@ -50,6 +50,15 @@ fn collect(status: &Status, families: &mut Families) {
         "Open channels.",
         count(status.channels),
     );
+    families.counters(
+        "hashpool_pool_channels_refused_total",
+        "Channels that were refused, by the error code that was answered.",
+        "reason",
+        status
+            .channels_refused
+            .iter()
+            .map(|(reason, count)| (*reason, *count)),
+    );
     families.counter(
         "hashpool_pool_shares_accepted_total",
         "Shares that count.",

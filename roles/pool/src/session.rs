@@ -1,6 +1,7 @@
 //! The conversation with one client, without I/O: messages and time go in, messages and effects come out.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -241,6 +242,8 @@ pub(crate) struct Tally {
     pub work: u128,
     pub rejected: [u64; Rejection::ALL.len()],
     pub channels_opened: u64,
+    /// By the error code that was answered.
+    pub channels_refused: BTreeMap<&'static str, u64>,
     pub channels_closed: u64,
 }
 

@@ -27,6 +27,7 @@ pub(crate) struct Counters {
     handshakes: Arc<Gate>,
     disconnects: Mutex<BTreeMap<&'static str, u64>>,
     channels_opened: AtomicU64,
+    channels_refused: Mutex<BTreeMap<&'static str, u64>>,
     channels_closed: AtomicU64,
     accepted: AtomicU64,
     rejected: [AtomicU64; Rejection::ALL.len()],
@@ -68,6 +69,8 @@ pub struct Status {
     pub handshakes_waited: u64,
     /// Open channels.
     pub channels: u64,
+    /// Channels that were refused, by the error code that was answered.
+    pub channels_refused: BTreeMap<&'static str, u64>,
     /// Shares that count.
     pub shares_accepted: u64,
     /// Shares that do not, by reason; all reasons there are.
@@ -126,6 +129,7 @@ impl StatusHandle {
             throttled: counters.throttled.load(Ordering::Relaxed),
             handshakes_waited: counters.handshakes.waited(),
             channels: channels_opened.saturating_sub(channels_closed),
+            channels_refused: lock(&counters.channels_refused).clone(),
             shares_accepted: counters.accepted.load(Ordering::Relaxed),
             shares_rejected: Rejection::ALL
                 .into_iter()
@@ -178,6 +182,12 @@ impl Counters {
             add(counter, count);
         }
         add(&self.channels_opened, tally.channels_opened);
+        if !tally.channels_refused.is_empty() {
+            let mut refused = lock(&self.channels_refused);
+            for (code, count) in tally.channels_refused {
+                *refused.entry(code).or_default() += count;
+            }
+        }
         add(&self.channels_closed, tally.channels_closed);
     }
 

@@ -13,7 +13,8 @@ pub(crate) struct Submission<'a> {
     pub channel_id: u32,
     pub sequence_number: u32,
     pub share: Share<'a>,
-    /// What follows the fields: those of extensions (SV2 3.4.3), which mean something only where they were negotiated.
+    /// What follows the fields of an extended channel's share: those of extensions (SV2 3.4.3), which mean something only
+    /// where they were negotiated. None extends a standard channel's.
     pub extensions: &'a [u8],
 }
 
@@ -39,7 +40,7 @@ impl<'a> Submission<'a> {
             rest.split_at_checked(usize::from(size))
                 .filter(|_| size <= 32)?
         } else {
-            rest.split_at(0)
+            (&[][..], &[][..])
         };
         Some(Self {
             channel_id,

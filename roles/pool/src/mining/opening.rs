@@ -74,12 +74,14 @@ impl Mining {
                 self.waiting.push(request);
                 Ok(())
             }
-            Err(code) => Ok(
+            Err(code) => {
+                *self.tally.channels_refused.entry(code).or_default() += 1;
                 out.push(Message::OpenMiningChannelError(OpenMiningChannelError {
                     request_id: request.id,
                     error_code: code.try_into().map_err(MalformedMessage::Fields)?,
-                }))?,
-            ),
+                }))?;
+                Ok(())
+            }
         }
     }
 

@@ -222,6 +222,14 @@ fn who_cannot_be_paid_as_asked_gets_no_channel() {
         "solo is off"
     );
     assert_eq!(client.session.channel_count(), 1);
+    let refused = client.session.take_tally().channels_refused;
+    let counts = [
+        ("address-of-another-network", 1),
+        ("invalid-address", 1),
+        ("invalid-user-identity", 1),
+        ("solo-not-allowed", 1),
+    ];
+    assert_eq!(refused.into_iter().collect::<Vec<_>>(), counts);
 }
 
 #[test]
