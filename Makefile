@@ -12,7 +12,7 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint fmt setup bench-share bench-vardiff
+.PHONY: help up test lint fmt setup bench-pool bench-share bench-vardiff
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ lint: ## format, clippy without a warning, and the lock file
 fmt: ## format all code
 	@tools/setup lint
 	$(CARGO) fmt --all
+
+bench-pool: ## the pool under load, beside SRI's pool_sv2 where that is in PATH or SRI_POOL; ARGS=arguments
+	@tools/setup build
+	@$(CARGO) build --quiet --release --locked --package hashpool --package bench-pool
+	@sri="$${SRI_POOL:-$$(command -v pool_sv2)}"; \
+		exec '$(TARGET)/release/bench-pool' --hashpool '$(TARGET)/release/hashpool' $${sri:+--sri "$$sri"} $(ARGS)
 
 bench-share: ## what a share costs at least, beside channels_sv2
 	@tools/setup build

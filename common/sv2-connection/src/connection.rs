@@ -346,6 +346,11 @@ impl Reader {
 }
 
 impl Writer {
+    /// The socket's half and the sealer, for a caller that seals long before it writes.
+    pub fn into_parts(self) -> (OwnedWriteHalf, Sealer) {
+        (self.stream, self.sealer)
+    }
+
     /// Seals all frames, writes them with as few calls as the socket allows, and clears the buffer.
     ///
     /// A peer that takes next to nothing in the configured time is given up. After an error, or if dropped before it is ready, the
