@@ -272,3 +272,133 @@ fn a_standard_channel_is_paid_by_its_own_blocks_too() {
         assert_eq!(paid(&next).is_empty(), flags != 0, "{next:?}");
     }
 }
+
+/// Who opens channels in the property test, and what their blocks pay.
+fn users() -> [(&'static str, Vec<u8>); 4] {
+    [
+        ("alice.rig", vec![0x51]),
+        ("bob", vec![0x51]),
+        (ADDRESS, script(ADDRESS)),
+        (OTHER, script(OTHER)),
+    ]
+}
+
+/// Something that happens to a connection.
+#[derive(Debug, Clone)]
+enum Change {
+    Open { user: usize, rolled: u16 },
+    Close { channel: usize },
+    CloseGroup { channel: usize },
+    Job,
+    Tip,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (0_usize..4, prop_oneof![Just(8_u16), Just(16)])
+            .prop_map(|(user, rolled)| Change::Open { user, rolled }),
+        1 => (0_usize..5).prop_map(|channel| Change::Close { channel }),
+        1 => (0_usize..5).prop_map(|channel| Change::CloseGroup { channel }),
+        2 => Just(Change::Job),
+        2 => Just(Change::Tip),
+    ]
+}
+
+/// A channel as its client sees it.
+#[derive(Debug)]
+struct Seen {
+    id: u32,
+    group: u32,
+    user: usize,
+    rolled: u16,
+    /// The job it has: its number, what it pays, and the tip that it was activated for.
+    job: Option<(u32, Vec<u8>, Option<[u8; 32]>)>,
+}
+
+/// Takes messages as a client does, those to a group for all its channels.
+fn take(seen: &mut [Seen], messages: &[MiningOwned]) {
+    for message in messages {
+        match message {
+            MiningOwned::NewExtendedMiningJob(m) => {
+                let (to, script) = paid(std::slice::from_ref(message)).remove(0);
+                let future = m.min_ntime.as_ref().is_none();
+                for channel in seen.iter_mut().filter(|c| c.id == to || c.group == to) {
+                    let tip = channel.job.as_ref().and_then(|(_, _, tip)| *tip);
+                    let tip = tip.filter(|_| !future);
+                    channel.job = Some((m.job_id, script.clone(), tip));
+                }
+            }
+            MiningOwned::SetNewPrevHash(m) => {
+                let to = m.channel_id;
+                for channel in seen.iter_mut().filter(|c| c.id == to || c.group == to) {
+                    let (id, _, tip) = channel.job.as_mut().unwrap();
+                    assert_eq!(*id, m.job_id);
+                    *tip = Some(m.prev_hash.as_bytes().try_into().unwrap());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_each_channel_works_for_whom_it_pays(
+        changes in prop::collection::vec(change(), 1..60),
+    ) {
+        let mut client = solo_client();
+        let mut tip = 1;
+        client.publish(tip, MAIN_NBITS);
+        let users = users();
+        let mut seen: Vec<Seen> = Vec::new();
+        for change in changes {
+            match change {
+                Change::Open { user, rolled } => {
+                    let messages = client.open_as(users[user].0, rolled);
+                    if seen.len() == 5 {
+                        prop_assert_eq!(errors(&messages), ["channel-capacity-exhausted"]);
+                        continue;
+                    }
+                    let id = match &messages[0] {
+                        MiningOwned::OpenExtendedMiningChannelSuccess(m) => m.channel_id,
+                        other => panic!("{other}"),
+                    };
+                    let group = group_of(&messages);
+                    seen.push(Seen { id, group, user, rolled, job: None });
+                    take(&mut seen, &messages);
+                }
+                Change::Close { channel } => {
+                    if channel < seen.len() {
+                        client.close_channel(seen.remove(channel).id);
+                    }
+                }
+                Change::CloseGroup { channel } => {
+                    if let Some(group) = seen.get(channel).map(|channel| channel.group) {
+                        client.close_channel(group);
+                        seen.retain(|channel| channel.group != group);
+                    }
+                }
+                Change::Job => take(&mut seen, &client.publish(tip, MAIN_NBITS)),
+                Change::Tip => {
+                    tip = tip % 250 + 1;
+                    take(&mut seen, &client.publish(tip, MAIN_NBITS));
+                }
+            }
+            prop_assert_eq!(client.session.channel_count(), seen.len() as u64);
+            for channel in &seen {
+                let (_, script, active) = channel.job.as_ref().unwrap();
+                prop_assert_eq!(script, &users[channel.user].1);
+                prop_assert_eq!(active, &Some([tip; 32]));
+                prop_assert!(seen.iter().all(|other| other.id != channel.group));
+                for other in &seen {
+                    let alike = users[other.user].1 == users[channel.user].1
+                        && other.rolled == channel.rolled;
+                    prop_assert_eq!(other.group == channel.group, alike);
+                }
+            }
+            let solo: std::collections::BTreeSet<_> =
+                seen.iter().map(|channel| channel.user).filter(|user| *user >= 2).collect();
+            prop_assert_eq!(client.resources().payees.in_use(), solo.len());
+        }
+    }
+}
