@@ -38,6 +38,13 @@ impl Client {
         }
     }
 
+    fn named_workers(&self) -> usize {
+        match &self.session {
+            Session::Mining(mining) => mining.named_workers,
+            Session::Setup(_) => 0,
+        }
+    }
+
     /// Submits a share that names its worker, and gives what is booked for it.
     fn submit_named(&mut self, job: &Job, nonce: u32, name: &[u8]) -> Vec<Booking> {
         let share = SubmitSharesExtended {
@@ -103,10 +110,12 @@ fn shares_are_booked_for_the_workers_that_they_name_once_that_is_agreed() {
     assert_eq!(client.session.take_tally().accepted, 6);
     // A refused share makes no name known.
     assert!(client.submit_named(&job, 6, b"three").is_empty());
-    let Session::Mining(mining) = &client.session else {
-        panic!("it is set up");
-    };
-    assert_eq!(mining.named_workers, 2);
+    assert_eq!(client.named_workers(), 2);
+    client.ask(Message::CloseChannel(CloseChannel {
+        channel_id: CHANNEL,
+        reason_code: "".try_into().unwrap(),
+    }));
+    assert_eq!(client.named_workers(), 0, "their places are free again");
 }
 
 #[test]
