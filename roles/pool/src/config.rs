@@ -52,6 +52,8 @@ pub struct Config {
     pub first_channel_timeout_seconds: u32,
     /// Time without a message from a client that has a channel and work for it; 0 is no limit.
     pub idle_timeout_seconds: u32,
+    /// Time without fresh templates, after which clients are asked to go elsewhere; 0 is never.
+    pub stale_work_seconds: u32,
     /// Messages of one client per second, with bursts of one second's worth; beyond, it is not read. 0 is no limit.
     pub messages_per_second: u32,
     /// Noise handshakes that are computed at a time; 0 is half as many as there are processor cores.
@@ -88,6 +90,7 @@ impl Default for Config {
             drain_seconds: 5,
             first_channel_timeout_seconds: 0,
             idle_timeout_seconds: 1800,
+            stale_work_seconds: 600,
             messages_per_second: 20_000,
             handshakes_at_a_time: 0,
             channels_per_connection: 10_000,
@@ -177,6 +180,10 @@ impl Config {
                 idle: limit(self.idle_timeout_seconds),
             },
         }
+    }
+
+    pub(crate) fn stale_work(&self) -> Option<Duration> {
+        limit(self.stale_work_seconds)
     }
 
     /// Half of the cores are left for shares, whatever comes to the door.

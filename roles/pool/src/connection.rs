@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use crate::{
     board::Work,
     limits::Pace,
-    session::{Fault, Found, Resources, Session},
+    session::{Farewell, Fault, Found, Resources, Session},
     status::{BlockReport, Counters},
 };
 
@@ -33,6 +33,8 @@ const LONG_TURN: u32 = 256;
 pub(crate) struct Shared {
     pub resources: Arc<Resources>,
     pub options: Options,
+    /// Whether clients are better off elsewhere.
+    pub outage: watch::Receiver<bool>,
     /// 0 is no limit.
     pub messages_per_second: u32,
     pub authority: Authority,
@@ -84,6 +86,7 @@ pub(crate) async fn serve(
                     turn: 0,
                     pace,
                     resume_at: None,
+                    outage: shared.outage.clone(),
                 };
                 driver.run(connection, &shutdown).await
             }
@@ -92,7 +95,10 @@ pub(crate) async fn serve(
     };
     shared.counters.disconnected(ended.as_ref().err());
     match ended {
-        Ok(()) | Err(Fault::Connection(sv2_connection::Error::Closed) | Fault::Stopping) => {
+        Ok(())
+        | Err(
+            Fault::Connection(sv2_connection::Error::Closed) | Fault::Stopping | Fault::NoTemplates,
+        ) => {
             debug!(%peer, "disconnected");
         }
         Err(fault) => info!(%peer, reason = %fault, "connection ended"),
@@ -126,6 +132,8 @@ struct Driver {
     pace: Option<Pace>,
     /// The client sent too many messages; until then it is not read.
     resume_at: Option<Instant>,
+    /// Whether there have been no templates for too long.
+    outage: watch::Receiver<bool>,
 }
 
 impl Driver {
@@ -139,6 +147,7 @@ impl Driver {
             mut writer,
         } = connection;
         self.take_work()?;
+        self.take_outage()?;
         let mut stopping = false;
         let result = loop {
             let (reading, deadline) = (self.reads(), self.deadline());
@@ -146,8 +155,9 @@ impl Driver {
             let turn = tokio::select! {
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
-                    self.session.drain(Instant::now(), &mut self.out)
+                    self.session.drain(Farewell::Stopping, Instant::now(), &mut self.out)
                 }
+                Ok(()) = self.outage.changed() => self.take_outage(),
                 Ok(()) = self.work.changed() => self.take_work(),
                 Ok(permit) = Arc::clone(&self.submissions).acquire_owned(), if !self.surplus.is_empty() => {
                     drop(permit);
@@ -224,6 +234,11 @@ impl Driver {
                 .work_changed(work, Instant::now(), &mut self.out),
             None => Ok(()),
         }
+    }
+
+    fn take_outage(&mut self) -> Result<(), Fault> {
+        let lasts = *self.outage.borrow_and_update();
+        self.session.outage(lasts, Instant::now(), &mut self.out)
     }
 
     /// What the turn accepted is acknowledged.

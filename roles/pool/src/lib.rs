@@ -18,6 +18,7 @@ mod job;
 mod limits;
 mod metrics;
 mod mining;
+mod outage;
 mod payee;
 mod payout;
 mod session;
@@ -148,6 +149,7 @@ impl Pool {
         let connections_stop = CancellationToken::new();
         let mut result = Ok(());
         let mut board = Board::start(&config, &templates, shutdown.clone())?;
+        let outage = outage::watch(templates.clone(), config.stale_work(), shutdown.clone());
         let shared = Arc::new(Shared {
             resources: Arc::new(Resources {
                 settings: config.session_settings(),
@@ -156,6 +158,7 @@ impl Pool {
                 payees: Payees::new(&config.pool_tag),
             }),
             options: config.connection_options(),
+            outage,
             messages_per_second: config.messages_per_second,
             authority,
             handshakes,

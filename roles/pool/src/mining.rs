@@ -28,7 +28,7 @@ use crate::{
     board::{FIRST_CHANNEL_ID, Work},
     channel::{Channel, Solved},
     limits::Patience,
-    session::{Fault, Found, Resources, Tally},
+    session::{Farewell, Fault, Found, Resources, Tally},
     shares::Rejection,
     submit::Submission,
     workers::NAMES_PER_CONNECTION,
@@ -57,7 +57,7 @@ pub(crate) struct Mining {
     /// Tips that were worked on before this one.
     past_tips: VecDeque<[u8; 32]>,
     next_tick: Instant,
-    /// The pool stops.
+    /// The client should leave.
     drain: Option<Drain>,
     pub patience: Patience,
     acknowledgements: Acknowledgements,
@@ -101,9 +101,10 @@ impl Mining {
             .fold(self.next_tick, Instant::min)
     }
 
-    /// The pool stops. The client is asked to come back when it has been told of the shares that it sent before.
+    /// The client should leave. It is asked to come back when it has been told of the shares that it sent before.
     pub(crate) fn drain(
         &mut self,
+        why: Farewell,
         now: Instant,
         out: &mut FrameBuffer,
     ) -> Result<(), MalformedMessage> {
@@ -112,6 +113,7 @@ impl Mining {
             ask_to_reconnect(out)?;
         }
         self.drain = Some(Drain {
+            why,
             ends_at: now + self.resources.settings.drain,
             waits_for,
         });
@@ -215,7 +217,7 @@ impl Mining {
             if drain.waits_for.is_some() {
                 ask_to_reconnect(out)?;
             }
-            return Err(Fault::Stopping);
+            return Err(drain.why.into());
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -397,6 +399,7 @@ impl Mining {
 /// The end of a connection that the client did not ask for.
 #[derive(Debug)]
 struct Drain {
+    why: Farewell,
     /// When it ends, whether the client has left or not.
     ends_at: Instant,
     /// The turn to acknowledge before the client is asked to leave; none if it has been asked.

@@ -37,6 +37,9 @@ const VERSION: u16 = 2;
 const REQUIRES_STANDARD_JOBS: u32 = 1;
 const REQUIRES_VERSION_ROLLING: u32 = 1 << 2;
 
+/// The error code of a set-up that is refused because there is nothing to work on. SV2 has none for it.
+const NO_TEMPLATES: &str = "no-templates";
+
 /// A session is in set-up until the client has introduced itself; only then it has channels.
 #[derive(Debug)]
 pub(crate) enum Session {
@@ -49,6 +52,8 @@ pub(crate) struct Setup {
     resources: Arc<Resources>,
     work: Option<Arc<Work>>,
     deadline: Instant,
+    /// There have been no templates for too long.
+    outage: bool,
 }
 
 impl Session {
@@ -58,6 +63,7 @@ impl Session {
             resources,
             work: None,
             deadline,
+            outage: false,
         })
     }
 
@@ -122,12 +128,35 @@ impl Session {
         }
     }
 
-    /// The pool stops: the client is asked to reconnect, and has a moment for what is under way. Whoever has not set up
+    /// The client should leave: it is asked to reconnect, and has a moment for what is under way. Whoever has not set up
     /// a connection has nothing to lose by its end.
-    pub(crate) fn drain(&mut self, now: Instant, out: &mut FrameBuffer) -> Result<(), Fault> {
+    pub(crate) fn drain(
+        &mut self,
+        why: Farewell,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
         match self {
-            Self::Setup(_) => Err(Fault::Stopping),
-            Self::Mining(mining) => Ok(mining.drain(now, out)?),
+            Self::Setup(_) => Err(why.into()),
+            Self::Mining(mining) => Ok(mining.drain(why, now, out)?),
+        }
+    }
+
+    /// There have been no templates for too long, or there are again. Clients should leave, so that they find another
+    /// pool; new ones are told why they are not taken.
+    pub(crate) fn outage(
+        &mut self,
+        lasts: bool,
+        now: Instant,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Setup(setup) => {
+                setup.outage = lasts;
+                Ok(())
+            }
+            Self::Mining(_) if lasts => self.drain(Farewell::NoTemplates, now, out),
+            Self::Mining(_) => Ok(()),
         }
     }
 
@@ -200,7 +229,25 @@ pub(crate) struct Settings {
     pub allowance: Allowance,
 }
 
-/// Why the connection has to end. The client's fault, all but the last.
+/// Why a client should leave, though it did nothing wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// The pool stops.
+    Stopping,
+    /// There have been no templates for too long.
+    NoTemplates,
+}
+
+impl From<Farewell> for Fault {
+    fn from(why: Farewell) -> Self {
+        match why {
+            Farewell::Stopping => Self::Stopping,
+            Farewell::NoTemplates => Self::NoTemplates,
+        }
+    }
+}
+
+/// Why the connection has to end. The client's fault, all but the last two.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
     #[error(transparent)]
@@ -218,12 +265,14 @@ pub(crate) enum Fault {
     Refused(&'static str),
     #[error("no SetupConnection in time")]
     SetupTimeout,
-    #[error("the pool stops")]
-    Stopping,
     #[error("it opened no channel in time")]
     NoChannel,
     #[error("it has channels and said nothing for too long")]
     Idle,
+    #[error("the pool stops")]
+    Stopping,
+    #[error("there have been no templates for too long")]
+    NoTemplates,
 }
 
 impl Fault {
@@ -269,11 +318,12 @@ impl Setup {
             return Err(unexpected);
         };
         if let Some((code, flags)) = refusal(&request) {
-            out.push(CommonMessages::SetupConnectionError(SetupConnectionError {
-                flags,
-                error_code: code.try_into().map_err(MalformedMessage::Fields)?,
-            }))?;
+            refuse(code, flags, out)?;
             return Err(Fault::Refused(code));
+        }
+        if self.outage {
+            refuse(NO_TEMPLATES, 0, out)?;
+            return Err(Fault::NoTemplates);
         }
         out.push(CommonMessages::SetupConnectionSuccess(
             SetupConnectionSuccess {
@@ -288,6 +338,13 @@ impl Setup {
             now,
         ))
     }
+}
+
+fn refuse(code: &'static str, flags: u32, out: &mut FrameBuffer) -> Result<(), MalformedMessage> {
+    out.push(CommonMessages::SetupConnectionError(SetupConnectionError {
+        flags,
+        error_code: code.try_into().map_err(MalformedMessage::Fields)?,
+    }))
 }
 
 /// The error code, and the flags that are not supported.

@@ -240,6 +240,7 @@ fn reason(fault: &Fault) -> Option<&'static str> {
         Fault::Refused(_) => "refused",
         Fault::SetupTimeout => "setup-timeout",
         Fault::Stopping => return None,
+        Fault::NoTemplates => "no-templates",
         Fault::NoChannel => "no-channel",
         Fault::Idle => "idle",
     })

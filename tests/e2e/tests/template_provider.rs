@@ -18,6 +18,7 @@ use e2e::{
 use node::{Chain, Node};
 use sv2_connection::{Authority, AuthoritySecretKey};
 use templates::{RpcConfig, SourceConfig};
+use translator::Upstream;
 
 async fn blocks(pool: &Role<pool::StatusHandle>, goal: u64) {
     until("blocks become the tip", || {
@@ -56,6 +57,53 @@ async fn a_miners_blocks_reach_the_chain_behind_a_template_provider_that_restart
     blocks(&pool, goal).await;
     assert!(provider.status.snapshot().templates.blocks_accepted >= 2);
     assert_eq!(pool.status.snapshot().templates.error, None);
+    assert_eq!(miner.status.snapshot().connects, 1);
+}
+
+#[tokio::test]
+async fn a_miner_keeps_its_last_job_for_a_while_without_templates_and_then_works_for_the_next_pool()
+{
+    let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (mut provider, provider_key) = start_provider(provider_config(embedded())).await;
+    let mut source = templates_from(provider.address, provider_key);
+    if let SourceConfig::Sv2(source) = &mut source {
+        source.stale_after_seconds = 1;
+    }
+    let mut config = pool_config(source, &data[0]);
+    config.stale_work_seconds = 5;
+    let (first, first_key) = start_pool(config).await;
+    let (second, second_key) = start_pool(pool_config(embedded(), &data[1])).await;
+    let translator = start_translator(first.address, first_key, |config| {
+        config.upstreams.push(Upstream {
+            address: second.address.to_string(),
+            authority_public_key: Some(second_key),
+        });
+    })
+    .await;
+    let miner = start_miner(translator.address, "alice.one", 400_000.0);
+    until("shares for the first pool", || {
+        (first.status.snapshot().shares_accepted > 0).then_some(())
+    })
+    .await;
+
+    provider.kill();
+    let accepted = until("the template to be stale", || {
+        let status = first.status.snapshot();
+        (!status.templates.fresh).then_some(status.shares_accepted)
+    })
+    .await;
+    until("a share on the last job", || {
+        (first.status.snapshot().shares_accepted > accepted).then_some(())
+    })
+    .await;
+    until("shares for the second pool", || {
+        (second.status.snapshot().shares_accepted > 0).then_some(())
+    })
+    .await;
+    until("everybody to have left the first pool", || {
+        (first.status.snapshot().connections == 0).then_some(())
+    })
+    .await;
     assert_eq!(miner.status.snapshot().connects, 1);
 }
 

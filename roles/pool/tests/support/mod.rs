@@ -106,6 +106,17 @@ impl Running {
         Ok(Client { connection })
     }
 
+    /// What `/readyz` says.
+    pub(crate) async fn is_ready(&self) -> Result<(), String> {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://{}/readyz", self.http);
+        let answer = client.get(url).send().await.unwrap();
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        Err(answer.text().await.unwrap())
+    }
+
     /// What Prometheus is shown.
     pub(crate) async fn metrics(&self) -> String {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
