@@ -25,8 +25,9 @@ up: ## build, then run the whole stack in one process and mine
 	@$(CARGO) build --release --locked --package hashpool
 	@exec '$(TARGET)/release/hashpool' up $(UP)
 
-test: ## all tests, those that need a real node included
+test: ## all tests, those that need a real node or PostgreSQL included
 	@tools/setup build
+	@tools/setup test
 	@tools/test $(TESTS)
 
 lint: ## format, clippy without a warning, and the lock file
@@ -55,4 +56,5 @@ bench-vardiff: ## the difficulty controller beside SRI's, simulated; SEEDS=n, CA
 
 setup: ## install what building, testing and linting need
 	@tools/setup build
+	@tools/setup test
 	@tools/setup lint

@@ -1,0 +1,173 @@
+//! The pool's durable memory: who has done how much work, and what became of each block.
+//!
+//! The pool books accepted shares through a [`Booking`] for each connection and acknowledges them when they are
+//! committed; `hashpool ledger` reads with a [`Reader`]. It never judges a share, and nothing on a connection's way
+//! waits for a lock: one task takes the bookings of all connections, folds them, and commits them once an interval.
+//!
+//! SQLite (with WAL and `synchronous=FULL`) and PostgreSQL (`synchronous_commit=on`) hold the same tables. A committed
+//! share survives the end of the process and of the machine, as far as the disk keeps what it says it has written.
+
+mod batch;
+mod block;
+mod booking;
+mod config;
+mod report;
+mod store;
+mod writer;
+
+use std::time::Duration;
+
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+pub use block::{Block, BlockState};
+pub use booking::{Booking, Entry};
+pub use config::StorageConfig;
+pub use report::{Minutes, Reader, Work};
+
+use booking::Inbox;
+use store::{Server, Url};
+use writer::Writer;
+
+/// The running ledger of one pool.
+#[derive(Debug)]
+pub struct Ledger {
+    inbox: Inbox,
+    health: watch::Receiver<Health>,
+    boot: u64,
+    writer: JoinHandle<()>,
+}
+
+/// Whether what is accepted now can be made durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Commits succeed.
+    Writable,
+    /// They do not; it is tried again until they do. Shares wait meanwhile.
+    Stalled(String),
+    /// Another process writes under this server's id. This one must not write any more.
+    TakenOver,
+}
+
+/// What could not be made durable in time at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{entries} bookings were not committed in time; none of their shares has been acknowledged"
+)]
+pub struct Unflushed {
+    /// Entries that were still waiting.
+    pub entries: usize,
+}
+
+impl Ledger {
+    /// Opens the database, brings its tables up to date, and counts this start of the server.
+    ///
+    /// # Errors
+    /// [`Error`], all of them the operator's to mend.
+    pub async fn open(config: &StorageConfig, server_id: u16) -> Result<Self, Error> {
+        config.validate()?;
+        let url = Url::parse(&config.url)?;
+        let server_id = server_id.into();
+        let mut connection = store::connect(&url).await?;
+        connection.migrate(&url).await?;
+        let boot = connection.count_start(server_id).await?;
+        let (inbox, outlet) = booking::queue(config.queue);
+        let (publish, health) = watch::channel(Health::Writable);
+        let server = Server {
+            id: server_id,
+            boot,
+        };
+        let writer = Writer::new(config, url, connection, server, outlet, publish);
+        Ok(Self {
+            inbox,
+            health,
+            boot: boot.unsigned_abs(),
+            writer: tokio::spawn(writer.run()),
+        })
+    }
+
+    /// How often this server has started, this time included. No two starts have the same number.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// What one connection books with.
+    #[must_use]
+    pub fn booking(&self) -> Booking {
+        Booking::new(self.inbox.clone())
+    }
+
+    /// Whether commits succeed; changes are published.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Records a block that was found, before its fate is known. Returns when it is durable, or when that can no longer
+    /// be. Recording it again changes nothing.
+    pub async fn record_block(&self, block: Block) {
+        self.inbox.block_found(block).await;
+    }
+
+    /// Records what became of a block. Returns as [`record_block`](Self::record_block) does.
+    pub async fn record_state(&self, hash: [u8; 32], state: BlockState) {
+        self.inbox.block_state(hash, state).await;
+    }
+
+    /// Commits what is waiting and ends; to be called when no connection books any more.
+    ///
+    /// # Errors
+    /// [`Unflushed`] if that takes longer than `limit`.
+    pub async fn close(self, limit: Duration) -> Result<(), Unflushed> {
+        let Self {
+            inbox, mut writer, ..
+        } = self;
+        let waiting = inbox.waiting();
+        drop(inbox);
+        if timeout(limit, &mut writer).await.is_ok() {
+            return Ok(());
+        }
+        writer.abort();
+        match waiting() {
+            0 => Ok(()),
+            entries => Err(Unflushed { entries }),
+        }
+    }
+}
+
+/// Why a ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A value of the configuration that cannot be.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The key, with dots.
+        key: &'static str,
+        /// What is wrong with its value, and what would be right.
+        problem: String,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the ledger {url}: {problem}")]
+    Open {
+        /// Where it is, without a password.
+        url: String,
+        /// The database's words.
+        problem: String,
+    },
+    /// There is a database, and no ledger in it.
+    #[error("there is no ledger in {0}")]
+    Empty(String),
+    /// The tables are of a later version.
+    #[error(
+        "the ledger {url} was written by a newer version (its migration {version} is unknown here); use that version or a newer one"
+    )]
+    Newer {
+        /// Where it is, without a password.
+        url: String,
+        /// The migration that is not known here.
+        version: String,
+    },
+    /// The database does not do what it is asked.
+    #[error("ledger: {0}")]
+    Database(#[from] diesel::result::Error),
+}

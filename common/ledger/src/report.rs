@@ -1,0 +1,152 @@
+//! Reading a ledger, also while a pool writes it.
+
+use std::ops::Range;
+
+use crate::{
+    Block, BlockState, Error,
+    batch::from_columns,
+    block::parse_hash,
+    store::{self, BlockRow, Blocks, Connection, LOWER_BITS, Url, WorkRow},
+};
+
+/// Reads what pools have written.
+pub struct Reader {
+    connection: Connection,
+}
+
+/// Work that was booked for a worker in a window.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Work {
+    /// Who is paid for it.
+    pub account: String,
+    /// With which machine; may be empty.
+    pub worker: String,
+    /// Done for blocks that pay the account itself.
+    pub solo: bool,
+    /// Accepted shares.
+    pub shares: u64,
+    /// Their work, in expected hashes.
+    pub work: u128,
+}
+
+/// A window of time, in minutes since the Unix epoch, without its end. Work that is kept by the hour counts where its
+/// hour begins in the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Minutes {
+    pub(crate) first: i64,
+    pub(crate) end: i64,
+}
+
+impl Minutes {
+    /// All there is.
+    pub const ALL: Self = Self {
+        first: 0,
+        end: i64::MAX,
+    };
+
+    /// The minutes that begin in a range of milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn of_ms(range: &Range<i64>) -> Self {
+        Self {
+            first: up(range.start, 60_000),
+            end: up(range.end, 60_000),
+        }
+    }
+
+    pub(crate) fn first_hour(self) -> i64 {
+        up(self.first, 60)
+    }
+
+    pub(crate) fn end_hour(self) -> i64 {
+        up(self.end, 60)
+    }
+}
+
+/// Divides, and rounds up.
+fn up(value: i64, by: i64) -> i64 {
+    value.div_euclid(by) + i64::from(value.rem_euclid(by) > 0)
+}
+
+impl Reader {
+    /// Opens the ledger at this URL; it must be there.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Open`], [`Error::Empty`].
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        let url = Url::parse(url)?;
+        if let Url::Sqlite(path) = &url
+            && !std::path::Path::new(path).exists()
+        {
+            return Err(Error::Empty(url.shown()));
+        }
+        let mut connection = store::connect(&url).await?;
+        if !connection.has_tables().await {
+            return Err(Error::Empty(url.shown()));
+        }
+        Ok(Self { connection })
+    }
+
+    /// Work by account and worker, of all servers, in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn work(&mut self, window: Minutes) -> Result<Vec<Work>, Error> {
+        let rows = self.connection.work(window).await?;
+        let mut work: Vec<_> = rows.into_iter().map(Work::from).collect();
+        work.sort();
+        Ok(work)
+    }
+
+    /// Blocks of this server whose fate is open, with what they consist of.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn open_blocks(&mut self, server_id: u16) -> Result<Vec<Block>, Error> {
+        self.blocks_of(Blocks::Open {
+            server_id: server_id.into(),
+        })
+        .await
+    }
+
+    /// The newest blocks, without what they consist of.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn newest_blocks(&mut self, count: u32) -> Result<Vec<Block>, Error> {
+        self.blocks_of(Blocks::Newest(count.into())).await
+    }
+
+    async fn blocks_of(&mut self, wanted: Blocks) -> Result<Vec<Block>, Error> {
+        let rows = self.connection.blocks(wanted).await?;
+        Ok(rows.into_iter().filter_map(block).collect())
+    }
+}
+
+impl From<WorkRow> for Work {
+    fn from(row: WorkRow) -> Self {
+        let low = (u128::from(row.low_upper.unsigned_abs()) << LOWER_BITS)
+            + u128::from(row.low_lower.unsigned_abs());
+        Self {
+            work: from_columns(row.high, 0) + low,
+            account: row.account,
+            worker: row.worker,
+            solo: row.solo,
+            shares: row.shares.unsigned_abs(),
+        }
+    }
+}
+
+/// A row that was not written here is left out.
+fn block(row: BlockRow) -> Option<Block> {
+    Some(Block {
+        hash: parse_hash(&row.hash)?,
+        height: row.height.and_then(|height| u32::try_from(height).ok()),
+        account: row.account.into(),
+        worker: row.worker.into(),
+        solo: row.solo,
+        reward_sats: row.reward_sats.unsigned_abs(),
+        state: BlockState::from_columns(&row.state, row.reason, row.confirmations)?,
+        found_ms: row.found_ms,
+        raw: row.raw,
+    })
+}

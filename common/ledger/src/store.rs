@@ -1,0 +1,423 @@
+//! The two databases behind one set of operations.
+
+mod postgres;
+mod sqlite;
+
+use std::sync::Arc;
+
+use diesel::{
+    QueryableByName,
+    migration::MigrationSource,
+    result::Error as DatabaseError,
+    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
+
+use crate::{Error, batch::Batch, report::Minutes};
+
+/// Where a ledger is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Url {
+    Sqlite(String),
+    Postgres(String),
+}
+
+impl Url {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+        let text = text.trim();
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if !path.is_empty() && path != ":memory:" {
+                return Ok(Self::Sqlite(path.to_owned()));
+            }
+        } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(Self::Postgres(text.to_owned()));
+        }
+        Err(Error::Config {
+            key: "storage.url",
+            problem: "is \"sqlite:FILE\" or \"postgres://user:password@host:port/database\""
+                .to_owned(),
+        })
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("sqlite:{path}"),
+            Self::Postgres(url) => service::config::without_password(url),
+        }
+    }
+
+    fn open_error(&self, problem: impl ToString) -> Error {
+        Error::Open {
+            url: self.shown(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// Who writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server {
+    pub id: i64,
+    pub boot: i64,
+}
+
+/// The answer to a commit that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Committed {
+    /// The batch is in, now or since an earlier try.
+    Yes,
+    /// A later start of the same server writes.
+    TakenOver,
+}
+
+/// An open database.
+pub(crate) enum Connection {
+    Sqlite(sqlite::Connection),
+    Postgres(Box<postgres::Connection>),
+}
+
+pub(crate) async fn connect(url: &Url) -> Result<Connection, Error> {
+    let connected = match url {
+        Url::Sqlite(path) => sqlite::Connection::open(path).await.map(Connection::Sqlite),
+        Url::Postgres(text) => postgres::Connection::open(text)
+            .await
+            .map(|connection| Connection::Postgres(Box::new(connection))),
+    };
+    connected.map_err(|problem| url.open_error(problem))
+}
+
+impl Connection {
+    /// Brings the tables up to date; refuses those of a later version.
+    pub(crate) async fn migrate(&mut self, url: &Url) -> Result<(), Error> {
+        let migrated = match self {
+            Self::Sqlite(connection) => connection.migrate().await,
+            Self::Postgres(connection) => connection.migrate(url).await,
+        };
+        migrated.map_err(|problem| match problem {
+            Migrating::Newer(version) => Error::Newer {
+                url: url.shown(),
+                version,
+            },
+            Migrating::Failed(problem) => url.open_error(problem),
+        })
+    }
+
+    /// Whether there is a ledger in it.
+    pub(crate) async fn has_tables(&mut self) -> bool {
+        match self {
+            Self::Sqlite(connection) => connection.has_tables().await,
+            Self::Postgres(connection) => connection.has_tables().await,
+        }
+    }
+
+    /// Counts a start of the server; gives its number.
+    pub(crate) async fn count_start(&mut self, server_id: i64) -> Result<i64, DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => connection.count_start(server_id).await,
+            Self::Postgres(connection) => connection.count_start(server_id).await,
+        }
+    }
+
+    /// Writes the batch in one transaction, or finds that it is there.
+    pub(crate) async fn commit(
+        &mut self,
+        server: Server,
+        batch: Arc<Batch>,
+    ) -> Result<Committed, DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => connection.commit(server, batch).await,
+            Self::Postgres(connection) => connection.commit(server, &batch).await,
+        }
+    }
+
+    /// Moves this server's oldest minute before `before` into its hour; false if there is none.
+    pub(crate) async fn roll_up(
+        &mut self,
+        server: Server,
+        before: i64,
+    ) -> Result<bool, DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => connection.roll_up(server, before).await,
+            Self::Postgres(connection) => connection.roll_up(server, before).await,
+        }
+    }
+
+    pub(crate) async fn work(&mut self, window: Minutes) -> Result<Vec<WorkRow>, DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => connection.work(window).await,
+            Self::Postgres(connection) => connection.work(window).await,
+        }
+    }
+
+    /// Blocks, the newest first.
+    pub(crate) async fn blocks(&mut self, wanted: Blocks) -> Result<Vec<BlockRow>, DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => connection.blocks(wanted).await,
+            Self::Postgres(connection) => connection.blocks(wanted).await,
+        }
+    }
+}
+
+/// Which blocks to read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Blocks {
+    /// Those of a server whose fate is open, with what they consist of.
+    Open { server_id: i64 },
+    /// This many of all.
+    Newest(i64),
+}
+
+/// Why tables were not brought up to date.
+#[derive(Debug)]
+enum Migrating {
+    Newer(String),
+    Failed(String),
+}
+
+/// Work of a worker, summed by the database. The lower column is summed in two halves, which cannot overflow.
+#[derive(Debug, QueryableByName)]
+pub(crate) struct WorkRow {
+    #[diesel(sql_type = Text)]
+    pub account: String,
+    #[diesel(sql_type = Text)]
+    pub worker: String,
+    #[diesel(sql_type = Bool)]
+    pub solo: bool,
+    #[diesel(sql_type = BigInt)]
+    pub shares: i64,
+    #[diesel(sql_type = BigInt)]
+    pub high: i64,
+    #[diesel(sql_type = BigInt)]
+    pub low_upper: i64,
+    #[diesel(sql_type = BigInt)]
+    pub low_lower: i64,
+}
+
+/// A block as it stands in the table.
+#[derive(Debug, QueryableByName)]
+pub(crate) struct BlockRow {
+    #[diesel(sql_type = Text)]
+    pub hash: String,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    pub height: Option<i64>,
+    #[diesel(sql_type = Text)]
+    pub account: String,
+    #[diesel(sql_type = Text)]
+    pub worker: String,
+    #[diesel(sql_type = Bool)]
+    pub solo: bool,
+    #[diesel(sql_type = BigInt)]
+    pub reward_sats: i64,
+    #[diesel(sql_type = Text)]
+    pub state: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub reason: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    pub confirmations: i64,
+    #[diesel(sql_type = BigInt)]
+    pub found_ms: i64,
+    #[diesel(sql_type = Nullable<Binary>)]
+    pub raw: Option<Vec<u8>>,
+}
+
+/// Bits of the lower half of a sum of the lower column.
+pub(crate) const LOWER_BITS: u32 = 20;
+
+/// Statements that both databases understand. Parameters are numbered in the order in which they first appear, which is
+/// how SQLite counts them.
+mod sql {
+    pub(super) const COUNT_START: &str = "INSERT INTO servers (server_id, boot, batch) VALUES ($1, 1, 0) \
+         ON CONFLICT (server_id) DO UPDATE SET boot = servers.boot + 1, batch = 0 RETURNING boot AS value";
+
+    /// Takes the batch's number; changes no row if it is taken, or if this is not the server's last start.
+    pub(super) const TAKE_BATCH: &str =
+        "UPDATE servers SET batch = $1 WHERE server_id = $2 AND boot = $3 AND batch < $1";
+
+    pub(super) const BATCH_IS_THERE: &str =
+        "SELECT COUNT(*) AS value FROM servers WHERE server_id = $1 AND boot = $2 AND batch >= $3";
+
+    pub(super) const ADD_WORK: &str = " ON CONFLICT (minute, account, worker, solo, server_id) DO UPDATE SET \
+         shares = work_minutes.shares + excluded.shares, \
+         work_high = work_minutes.work_high + excluded.work_high, \
+         work_low = work_minutes.work_low + excluded.work_low";
+
+    pub(super) const OLDEST_MINUTE: &str = "SELECT minute AS value FROM work_minutes WHERE minute < $1 AND server_id = $2 ORDER BY minute LIMIT 1";
+
+    pub(super) const ADD_HOUR: &str = "INSERT INTO work_hours \
+         (hour, account, worker, solo, server_id, shares, work_high, work_low) \
+         SELECT minute / 60, account, worker, solo, server_id, shares, work_high, work_low FROM work_minutes \
+         WHERE minute = $1 AND server_id = $2 \
+         ON CONFLICT (hour, account, worker, solo, server_id) DO UPDATE SET \
+         shares = work_hours.shares + excluded.shares, \
+         work_high = work_hours.work_high + excluded.work_high, \
+         work_low = work_hours.work_low + excluded.work_low";
+
+    pub(super) const DROP_MINUTE: &str =
+        "DELETE FROM work_minutes WHERE minute = $1 AND server_id = $2";
+
+    pub(super) const WORK: &str = "SELECT account, worker, solo, CAST(SUM(shares) AS BIGINT) AS shares, \
+         CAST(SUM(work_high) AS BIGINT) AS high, CAST(SUM(work_low >> 20) AS BIGINT) AS low_upper, \
+         CAST(SUM(work_low & 1048575) AS BIGINT) AS low_lower FROM ( \
+         SELECT account, worker, solo, shares, work_high, work_low FROM work_minutes WHERE minute >= $1 AND minute < $2 \
+         UNION ALL \
+         SELECT account, worker, solo, shares, work_high, work_low FROM work_hours WHERE hour >= $3 AND hour < $4 \
+         ) AS work GROUP BY account, worker, solo";
+
+    pub(super) const BLOCK_FOUND: &str = "INSERT INTO blocks (hash, height, server_id, account, worker, solo, \
+         reward_sats, state, reason, confirmations, found_ms, changed_ms, raw) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (hash) DO NOTHING";
+
+    /// A block that a node has taken need not be kept.
+    pub(super) const BLOCK_STATE: &str = "UPDATE blocks SET state = $1, reason = $2, confirmations = $3, \
+         changed_ms = $4, raw = CASE WHEN state = 'submitted' AND $1 = 'submitted' THEN raw ELSE NULL END \
+         WHERE hash = $5";
+
+    pub(super) const OPEN_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
+         confirmations, found_ms, raw FROM blocks WHERE server_id = $1 AND state IN ('submitted', 'accepted') \
+         ORDER BY found_ms DESC, hash LIMIT 10000";
+
+    pub(super) const NEWEST_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
+         confirmations, found_ms, CAST(NULL AS BYTEA) AS raw FROM blocks ORDER BY found_ms DESC, hash LIMIT $1";
+}
+
+/// A number that a statement gives back.
+#[derive(Debug, QueryableByName)]
+struct Value {
+    #[diesel(sql_type = BigInt)]
+    value: i64,
+}
+
+impl Committed {
+    /// Of the number of servers that have this batch.
+    fn from_count(there: i64) -> Self {
+        if there > 0 {
+            Self::Yes
+        } else {
+            Self::TakenOver
+        }
+    }
+}
+
+impl Blocks {
+    fn statement(self) -> (&'static str, i64) {
+        match self {
+            Self::Open { server_id } => (sql::OPEN_BLOCKS, server_id),
+            Self::Newest(count) => (sql::NEWEST_BLOCKS, count),
+        }
+    }
+}
+
+/// Runs what is missing, unless the tables are of a later version.
+fn run_migrations<DB: diesel::backend::Backend>(
+    connection: &mut impl MigrationHarness<DB>,
+    known: EmbeddedMigrations,
+) -> Result<(), Migrating> {
+    let failed =
+        |error: Box<dyn std::error::Error + Send + Sync>| Migrating::Failed(error.to_string());
+    let versions: Vec<_> = MigrationSource::<DB>::migrations(&known)
+        .map_err(failed)?
+        .iter()
+        .map(|migration| migration.name().version().as_owned())
+        .collect();
+    let applied = connection.applied_migrations().map_err(failed)?;
+    if let Some(unknown) = applied.iter().find(|version| !versions.contains(version)) {
+        return Err(Migrating::Newer(unknown.to_string()));
+    }
+    connection
+        .run_pending_migrations(known)
+        .map_err(failed)
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        batch::{Key, Sum, from_columns},
+        report::Minutes,
+    };
+
+    fn batch(number: i64, rows: &[(i64, u64, u128)]) -> Arc<Batch> {
+        let mut batch = Batch::new(number);
+        for (minute, shares, work) in rows {
+            let key = Key {
+                minute: *minute,
+                account: "alice".into(),
+                worker: "rig".into(),
+                solo: false,
+            };
+            let (shares, work) = (*shares, *work);
+            batch.work.insert(key, Sum { shares, work });
+        }
+        Arc::new(batch)
+    }
+
+    async fn total(connection: &mut Connection, window: Minutes) -> (i64, u128) {
+        let rows = connection.work(window).await.unwrap();
+        rows.iter().fold((0, 0), |(shares, work), row| {
+            let low = (i128::from(row.low_upper) << LOWER_BITS) + i128::from(row.low_lower);
+            let row_work = from_columns(row.high, 0) + low.unsigned_abs();
+            (shares + row.shares, work + row_work)
+        })
+    }
+
+    async fn a_batch_counts_once_and_rolling_up_changes_no_sum(url: &str) {
+        let url = Url::parse(url).unwrap();
+        let mut connection = connect(&url).await.unwrap();
+        connection.migrate(&url).await.unwrap();
+        let server = |id, boot| Server { id, boot };
+        assert_eq!(connection.count_start(1).await.unwrap(), 1);
+        assert_eq!(connection.count_start(2).await.unwrap(), 1);
+        let first = batch(
+            1,
+            &[
+                (60, 1, (1 << 40) + 1),
+                (61, 2, (1 << 40) - 1),
+                (119, 4, 7),
+                (120, 8, 0),
+            ],
+        );
+        for _ in 0..3 {
+            let committed = connection.commit(server(1, 1), Arc::clone(&first)).await;
+            assert_eq!(committed.unwrap(), Committed::Yes);
+        }
+        let other = batch(1, &[(61, 16, 1)]);
+        connection.commit(server(2, 1), other).await.unwrap();
+        let before = total(&mut connection, Minutes::ALL).await;
+        assert_eq!(before, (31, (2 << 40) + 8));
+
+        let mut moved = 0;
+        while connection.roll_up(server(1, 1), 120).await.unwrap() {
+            moved += 1;
+            assert_eq!(total(&mut connection, Minutes::ALL).await, before);
+        }
+        assert_eq!(moved, 3);
+        // Hours count where they begin, and another server's minutes are its own to move.
+        let hour = Minutes::of_ms(&(3_600_000..7_200_000));
+        assert_eq!(total(&mut connection, hour).await.0, 23);
+        let half = Minutes::of_ms(&(3_660_000..7_200_000));
+        assert_eq!(total(&mut connection, half).await.0, 16);
+
+        assert_eq!(connection.count_start(1).await.unwrap(), 2);
+        let late = batch(2, &[(60, 32, 0)]);
+        let committed = connection.commit(server(1, 1), late).await.unwrap();
+        assert_eq!(committed, Committed::TakenOver);
+        assert_eq!(total(&mut connection, Minutes::ALL).await, before);
+    }
+
+    #[tokio::test]
+    async fn a_batch_counts_once_and_rolling_up_changes_no_sum_on_sqlite() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let url = format!("sqlite:{}", path.display());
+        a_batch_counts_once_and_rolling_up_changes_no_sum(&url).await;
+    }
+
+    #[tokio::test]
+    async fn a_batch_counts_once_and_rolling_up_changes_no_sum_on_postgres() {
+        if let Some(server) = database::Postgres::start() {
+            a_batch_counts_once_and_rolling_up_changes_no_sum(&server.url()).await;
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! PostgreSQL.
+
+use diesel::{
+    QueryResult,
+    pg::Pg,
+    sql_query,
+    sql_types::{Array, BigInt, Binary, Bool, Nullable, Text},
+};
+use diesel_async::{
+    AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
+    async_connection_wrapper::AsyncConnectionWrapper,
+};
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+
+use super::{BlockRow, Blocks, Committed, Migrating, Server, Url, Value, WorkRow, sql};
+use crate::{
+    batch::{Batch, BlockChange, to_columns},
+    block::shown,
+    report::Minutes,
+};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// A commit is on disk when it is answered, and a table that somebody has locked is waited for with an end.
+const SETTINGS: &str = "SET synchronous_commit = on; SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '60s';";
+
+/// What migrations can run on.
+type Blocking = AsyncConnectionWrapper<AsyncPgConnection>;
+
+/// One server at a time brings tables up to date; the number is this ledger's own.
+const MIGRATION_LOCK: i64 = 0x6861_7368_706f_6f6c;
+
+const INSERT_WORK: &str = "INSERT INTO work_minutes \
+     (server_id, minute, account, worker, solo, shares, work_high, work_low) \
+     SELECT $1, * FROM UNNEST($2, $3, $4, $5, $6, $7, $8)";
+
+pub(crate) struct Connection(AsyncPgConnection);
+
+impl Connection {
+    pub(super) async fn open(url: &str) -> Result<Self, String> {
+        let mut connection = AsyncPgConnection::establish(url)
+            .await
+            .map_err(|error| error.to_string())?;
+        connection
+            .batch_execute(SETTINGS)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(Self(connection))
+    }
+
+    /// On a connection of its own, because migrations are not asynchronous.
+    pub(super) async fn migrate(&mut self, url: &Url) -> Result<(), Migrating> {
+        let Url::Postgres(url) = url.clone() else {
+            return Err(Migrating::Failed("is no PostgreSQL database".to_owned()));
+        };
+        let migrated = tokio::task::spawn_blocking(move || {
+            let mut connection = <Blocking as diesel::Connection>::establish(&url)
+                .map_err(|error| Migrating::Failed(error.to_string()))?;
+            let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
+            diesel::connection::SimpleConnection::batch_execute(&mut connection, &lock)
+                .map_err(|error| Migrating::Failed(error.to_string()))?;
+            // The lock ends with the connection.
+            super::run_migrations::<Pg>(&mut connection, MIGRATIONS)
+        });
+        migrated
+            .await
+            .map_err(|error| Migrating::Failed(error.to_string()))?
+    }
+
+    pub(super) async fn has_tables(&mut self) -> bool {
+        sql_query("SELECT COUNT(*) AS value FROM servers")
+            .get_result::<Value>(&mut self.0)
+            .await
+            .is_ok()
+    }
+
+    pub(super) async fn count_start(&mut self, server_id: i64) -> QueryResult<i64> {
+        let boot = sql_query(sql::COUNT_START).bind::<BigInt, _>(server_id);
+        Ok(boot.get_result::<Value>(&mut self.0).await?.value)
+    }
+
+    pub(super) async fn commit(&mut self, server: Server, batch: &Batch) -> QueryResult<Committed> {
+        self.0
+            .transaction(async |connection| commit(connection, server, batch).await)
+            .await
+    }
+
+    pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<bool> {
+        self.0
+            .transaction(async |connection| {
+                let oldest = sql_query(sql::OLDEST_MINUTE)
+                    .bind::<BigInt, _>(before)
+                    .bind::<BigInt, _>(server.id)
+                    .load::<Value>(connection)
+                    .await?;
+                let [Value { value: minute }, ..] = oldest.as_slice() else {
+                    return Ok(false);
+                };
+                for statement in [sql::ADD_HOUR, sql::DROP_MINUTE] {
+                    sql_query(statement)
+                        .bind::<BigInt, _>(minute)
+                        .bind::<BigInt, _>(server.id)
+                        .execute(connection)
+                        .await?;
+                }
+                Ok(true)
+            })
+            .await
+    }
+
+    pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<Vec<WorkRow>> {
+        sql_query(sql::WORK)
+            .bind::<BigInt, _>(window.first)
+            .bind::<BigInt, _>(window.end)
+            .bind::<BigInt, _>(window.first_hour())
+            .bind::<BigInt, _>(window.end_hour())
+            .load(&mut self.0)
+            .await
+    }
+
+    pub(super) async fn blocks(&mut self, wanted: Blocks) -> QueryResult<Vec<BlockRow>> {
+        let (statement, parameter) = wanted.statement();
+        sql_query(statement)
+            .bind::<BigInt, _>(parameter)
+            .load(&mut self.0)
+            .await
+    }
+}
+
+async fn commit(
+    connection: &mut AsyncPgConnection,
+    server: Server,
+    batch: &Batch,
+) -> QueryResult<Committed> {
+    let taken = sql_query(sql::TAKE_BATCH)
+        .bind::<BigInt, _>(batch.number)
+        .bind::<BigInt, _>(server.id)
+        .bind::<BigInt, _>(server.boot)
+        .execute(connection)
+        .await?;
+    if taken == 0 {
+        let there = sql_query(sql::BATCH_IS_THERE)
+            .bind::<BigInt, _>(server.id)
+            .bind::<BigInt, _>(server.boot)
+            .bind::<BigInt, _>(batch.number)
+            .get_result::<Value>(connection)
+            .await?;
+        return Ok(Committed::from_count(there.value));
+    }
+    if !batch.work.is_empty() {
+        add_work(connection, server, batch).await?;
+    }
+    for change in &batch.blocks {
+        write_block(connection, server, change).await?;
+    }
+    Ok(Committed::Yes)
+}
+
+async fn add_work(
+    connection: &mut AsyncPgConnection,
+    server: Server,
+    batch: &Batch,
+) -> QueryResult<usize> {
+    let rows = || batch.work.iter();
+    let columns: Vec<_> = rows().map(|(_, sum)| to_columns(sum.work)).collect();
+    sql_query(format!("{INSERT_WORK}{}", sql::ADD_WORK))
+        .bind::<BigInt, _>(server.id)
+        .bind::<Array<BigInt>, _>(rows().map(|(key, _)| key.minute).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows().map(|(key, _)| &*key.account).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows().map(|(key, _)| &*key.worker).collect::<Vec<_>>())
+        .bind::<Array<Bool>, _>(rows().map(|(key, _)| key.solo).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(
+            rows()
+                .map(|(_, sum)| sum.shares.cast_signed())
+                .collect::<Vec<_>>(),
+        )
+        .bind::<Array<BigInt>, _>(columns.iter().map(|(high, _)| *high).collect::<Vec<_>>())
+        .bind::<Array<BigInt>, _>(columns.iter().map(|(_, low)| *low).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+}
+
+async fn write_block(
+    connection: &mut AsyncPgConnection,
+    server: Server,
+    change: &BlockChange,
+) -> QueryResult<usize> {
+    match change {
+        BlockChange::Found(block) => {
+            sql_query(sql::BLOCK_FOUND)
+                .bind::<Text, _>(shown(&block.hash))
+                .bind::<Nullable<BigInt>, _>(block.height.map(i64::from))
+                .bind::<BigInt, _>(server.id)
+                .bind::<Text, _>(&*block.account)
+                .bind::<Text, _>(&*block.worker)
+                .bind::<Bool, _>(block.solo)
+                .bind::<BigInt, _>(block.reward_sats.cast_signed())
+                .bind::<Text, _>(block.state.name())
+                .bind::<Nullable<Text>, _>(block.state.reason())
+                .bind::<BigInt, _>(block.state.confirmations())
+                .bind::<BigInt, _>(block.found_ms)
+                .bind::<BigInt, _>(block.found_ms)
+                .bind::<Nullable<Binary>, _>(block.raw.as_deref())
+                .execute(connection)
+                .await
+        }
+        BlockChange::State { hash, state, at_ms } => {
+            sql_query(sql::BLOCK_STATE)
+                .bind::<Text, _>(state.name())
+                .bind::<Nullable<Text>, _>(state.reason())
+                .bind::<BigInt, _>(state.confirmations())
+                .bind::<BigInt, _>(*at_ms)
+                .bind::<Text, _>(shown(hash))
+                .execute(connection)
+                .await
+        }
+    }
+}

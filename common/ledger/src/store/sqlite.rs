@@ -1,0 +1,222 @@
+//! SQLite: a file with WAL, each transaction one visit to a blocking thread.
+
+use std::{fs, path::Path, sync::Arc};
+
+use diesel::{
+    Connection as _, QueryResult, RunQueryDsl, SqliteConnection,
+    connection::SimpleConnection,
+    result::Error as DatabaseError,
+    sql_query,
+    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+    sqlite::Sqlite,
+};
+use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
+use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+
+use super::{BlockRow, Blocks, Committed, Migrating, Server, Value, WorkRow, sql};
+use crate::{
+    batch::{Batch, BlockChange, to_columns},
+    block::shown,
+    report::Minutes,
+};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// Full synchronisation, so that a commit survives the loss of power; a second for other processes that write.
+const SETTINGS: &str =
+    "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+
+/// One statement for a whole batch: the rows come as one JSON text.
+const INSERT_WORK: &str = "INSERT INTO work_minutes \
+     (minute, account, worker, solo, server_id, shares, work_high, work_low) \
+     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $1, value ->> 4, value ->> 5, value ->> 6 \
+     FROM json_each($2) WHERE true";
+
+pub(crate) struct Connection(SyncConnectionWrapper<SqliteConnection>);
+
+impl Connection {
+    pub(super) async fn open(path: &str) -> Result<Self, String> {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
+        let connection = opened.map_err(|error| error.to_string())??;
+        Ok(Self(SyncConnectionWrapper::new(connection)))
+    }
+
+    pub(super) async fn migrate(&mut self) -> Result<(), Migrating> {
+        let migrated = self
+            .0
+            .spawn_blocking(|connection| {
+                Ok(super::run_migrations::<Sqlite>(connection, MIGRATIONS))
+            })
+            .await;
+        migrated.map_err(|error| Migrating::Failed(error.to_string()))?
+    }
+
+    pub(super) async fn has_tables(&mut self) -> bool {
+        self.transaction(|connection| {
+            sql_query("SELECT COUNT(*) AS value FROM servers").get_result::<Value>(connection)
+        })
+        .await
+        .is_ok()
+    }
+
+    pub(super) async fn count_start(&mut self, server_id: i64) -> QueryResult<i64> {
+        self.transaction(move |connection| {
+            let boot = sql_query(sql::COUNT_START).bind::<BigInt, _>(server_id);
+            Ok(boot.get_result::<Value>(connection)?.value)
+        })
+        .await
+    }
+
+    pub(super) async fn commit(
+        &mut self,
+        server: Server,
+        batch: Arc<Batch>,
+    ) -> QueryResult<Committed> {
+        self.transaction(move |connection| commit(connection, server, &batch))
+            .await
+    }
+
+    pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<bool> {
+        self.transaction(move |connection| {
+            let oldest = sql_query(sql::OLDEST_MINUTE)
+                .bind::<BigInt, _>(before)
+                .bind::<BigInt, _>(server.id)
+                .load::<Value>(connection)?;
+            let [Value { value: minute }, ..] = oldest.as_slice() else {
+                return Ok(false);
+            };
+            for statement in [sql::ADD_HOUR, sql::DROP_MINUTE] {
+                sql_query(statement)
+                    .bind::<BigInt, _>(minute)
+                    .bind::<BigInt, _>(server.id)
+                    .execute(connection)?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<Vec<WorkRow>> {
+        self.0
+            .spawn_blocking(move |connection| {
+                sql_query(sql::WORK)
+                    .bind::<BigInt, _>(window.first)
+                    .bind::<BigInt, _>(window.end)
+                    .bind::<BigInt, _>(window.first_hour())
+                    .bind::<BigInt, _>(window.end_hour())
+                    .load(connection)
+            })
+            .await
+    }
+
+    pub(super) async fn blocks(&mut self, wanted: Blocks) -> QueryResult<Vec<BlockRow>> {
+        self.0
+            .spawn_blocking(move |connection| {
+                let (statement, parameter) = wanted.statement();
+                sql_query(statement)
+                    .bind::<BigInt, _>(parameter)
+                    .load(connection)
+            })
+            .await
+    }
+
+    /// Takes the write lock at the start, so that no transaction fails half-way because of another process.
+    async fn transaction<T, F>(&mut self, work: F) -> QueryResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
+    {
+        self.0
+            .spawn_blocking(move |connection| connection.immediate_transaction(work))
+            .await
+    }
+}
+
+fn open(path: &str) -> Result<SqliteConnection, String> {
+    if let Some(folder) = Path::new(path)
+        .parent()
+        .filter(|f| !f.as_os_str().is_empty())
+    {
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    let mut connection = SqliteConnection::establish(path).map_err(|error| error.to_string())?;
+    connection
+        .batch_execute(SETTINGS)
+        .map_err(|error| error.to_string())?;
+    Ok(connection)
+}
+
+fn commit(
+    connection: &mut SqliteConnection,
+    server: Server,
+    batch: &Batch,
+) -> QueryResult<Committed> {
+    let taken = sql_query(sql::TAKE_BATCH)
+        .bind::<BigInt, _>(batch.number)
+        .bind::<BigInt, _>(server.id)
+        .bind::<BigInt, _>(server.boot)
+        .execute(connection)?;
+    if taken == 0 {
+        let there = sql_query(sql::BATCH_IS_THERE)
+            .bind::<BigInt, _>(server.id)
+            .bind::<BigInt, _>(server.boot)
+            .bind::<BigInt, _>(batch.number)
+            .get_result::<Value>(connection)?;
+        return Ok(Committed::from_count(there.value));
+    }
+    if !batch.work.is_empty() {
+        sql_query(format!("{INSERT_WORK}{}", sql::ADD_WORK))
+            .bind::<BigInt, _>(server.id)
+            .bind::<Text, _>(rows_as_json(batch)?)
+            .execute(connection)?;
+    }
+    for change in &batch.blocks {
+        write_block(connection, server, change)?;
+    }
+    Ok(Committed::Yes)
+}
+
+fn rows_as_json(batch: &Batch) -> QueryResult<String> {
+    let rows: Vec<_> = batch
+        .work
+        .iter()
+        .map(|(key, sum)| {
+            let (high, low) = to_columns(sum.work);
+            let (account, worker) = (&*key.account, &*key.worker);
+            (key.minute, account, worker, key.solo, sum.shares, high, low)
+        })
+        .collect();
+    serde_json::to_string(&rows).map_err(|error| DatabaseError::SerializationError(Box::new(error)))
+}
+
+fn write_block(
+    connection: &mut SqliteConnection,
+    server: Server,
+    change: &BlockChange,
+) -> QueryResult<usize> {
+    match change {
+        BlockChange::Found(block) => sql_query(sql::BLOCK_FOUND)
+            .bind::<Text, _>(shown(&block.hash))
+            .bind::<Nullable<BigInt>, _>(block.height.map(i64::from))
+            .bind::<BigInt, _>(server.id)
+            .bind::<Text, _>(&*block.account)
+            .bind::<Text, _>(&*block.worker)
+            .bind::<Bool, _>(block.solo)
+            .bind::<BigInt, _>(block.reward_sats.cast_signed())
+            .bind::<Text, _>(block.state.name())
+            .bind::<Nullable<Text>, _>(block.state.reason())
+            .bind::<BigInt, _>(block.state.confirmations())
+            .bind::<BigInt, _>(block.found_ms)
+            .bind::<BigInt, _>(block.found_ms)
+            .bind::<Nullable<Binary>, _>(block.raw.as_deref())
+            .execute(connection),
+        BlockChange::State { hash, state, at_ms } => sql_query(sql::BLOCK_STATE)
+            .bind::<Text, _>(state.name())
+            .bind::<Nullable<Text>, _>(state.reason())
+            .bind::<BigInt, _>(state.confirmations())
+            .bind::<BigInt, _>(at_ms)
+            .bind::<Text, _>(shown(hash))
+            .execute(connection),
+    }
+}
