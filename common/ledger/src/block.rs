@@ -29,6 +29,14 @@ pub struct Block {
     pub raw: Option<Vec<u8>>,
 }
 
+impl Block {
+    /// The hash as it is usually shown: in hex, the last byte first.
+    #[must_use]
+    pub fn shown_hash(&self) -> String {
+        shown(&self.hash)
+    }
+}
+
 /// What has become of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlockState {

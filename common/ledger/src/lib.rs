@@ -34,6 +34,7 @@ pub struct Ledger {
     inbox: Inbox,
     health: watch::Receiver<Health>,
     boot: u64,
+    url: Url,
     writer: JoinHandle<()>,
 }
 
@@ -76,11 +77,12 @@ impl Ledger {
             id: server_id,
             boot,
         };
-        let writer = Writer::new(config, url, connection, server, outlet, publish);
+        let writer = Writer::new(config, url.clone(), connection, server, outlet, publish);
         Ok(Self {
             inbox,
             health,
             boot: boot.unsigned_abs(),
+            url,
             writer: tokio::spawn(writer.run()),
         })
     }
@@ -112,6 +114,14 @@ impl Ledger {
     /// Records what became of a block. Returns as [`record_block`](Self::record_block) does.
     pub async fn record_state(&self, hash: [u8; 32], state: BlockState) {
         self.inbox.block_state(hash, state).await;
+    }
+
+    /// A connection of its own that reads.
+    ///
+    /// # Errors
+    /// [`Error::Open`].
+    pub async fn reader(&self) -> Result<Reader, Error> {
+        Reader::connect(&self.url).await
     }
 
     /// Commits what is waiting and ends; to be called when no connection books any more.

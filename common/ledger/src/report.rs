@@ -68,6 +68,11 @@ fn up(value: i64, by: i64) -> i64 {
 }
 
 impl Reader {
+    pub(crate) async fn connect(url: &Url) -> Result<Self, Error> {
+        let connection = store::connect(url).await?;
+        Ok(Self { connection })
+    }
+
     /// Opens the ledger at this URL; it must be there.
     ///
     /// # Errors
@@ -97,23 +102,30 @@ impl Reader {
         Ok(work)
     }
 
-    /// Blocks of this server whose fate is open, with what they consist of.
+    /// Blocks of this server whose fate is open, with what they consist of, the newest first; orphans that were found
+    /// since then included, because a reorganisation can bring them back.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub async fn open_blocks(&mut self, server_id: u16) -> Result<Vec<Block>, Error> {
+    pub async fn open_blocks(
+        &mut self,
+        server_id: u16,
+        orphaned_since_ms: i64,
+    ) -> Result<Vec<Block>, Error> {
         self.blocks_of(Blocks::Open {
             server_id: server_id.into(),
+            orphaned_since_ms,
         })
         .await
     }
 
-    /// The newest blocks, without what they consist of.
+    /// The newest blocks that were found since then, without what they consist of.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub async fn newest_blocks(&mut self, count: u32) -> Result<Vec<Block>, Error> {
-        self.blocks_of(Blocks::Newest(count.into())).await
+    pub async fn newest_blocks(&mut self, since_ms: i64, count: u32) -> Result<Vec<Block>, Error> {
+        let count = count.into();
+        self.blocks_of(Blocks::Newest { since_ms, count }).await
     }
 
     async fn blocks_of(&mut self, wanted: Blocks) -> Result<Vec<Block>, Error> {

@@ -162,10 +162,13 @@ impl Connection {
 /// Which blocks to read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Blocks {
-    /// Those of a server whose fate is open, with what they consist of.
-    Open { server_id: i64 },
-    /// This many of all.
-    Newest(i64),
+    /// Those of a server whose fate is open, with what they consist of; orphans that were found since then included.
+    Open {
+        server_id: i64,
+        orphaned_since_ms: i64,
+    },
+    /// This many of all that were found since then.
+    Newest { since_ms: i64, count: i64 },
 }
 
 /// Why tables were not brought up to date.
@@ -274,11 +277,11 @@ mod sql {
          WHERE hash = $5";
 
     pub(super) const OPEN_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
-         confirmations, found_ms, raw FROM blocks WHERE server_id = $1 AND state IN ('submitted', 'accepted') \
+         confirmations, found_ms, raw FROM blocks WHERE server_id = $1 AND (state IN ('submitted', 'accepted') OR state = 'orphaned' AND found_ms >= $2) \
          ORDER BY found_ms DESC, hash LIMIT 10000";
 
     pub(super) const NEWEST_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
-         confirmations, found_ms, CAST(NULL AS BYTEA) AS raw FROM blocks ORDER BY found_ms DESC, hash LIMIT $1";
+         confirmations, found_ms, CAST(NULL AS BYTEA) AS raw FROM blocks WHERE found_ms >= $1 ORDER BY found_ms DESC, hash LIMIT $2";
 }
 
 /// A number that a statement gives back.
@@ -300,10 +303,14 @@ impl Committed {
 }
 
 impl Blocks {
-    fn statement(self) -> (&'static str, i64) {
+    /// The statement and its two parameters.
+    fn statement(self) -> (&'static str, i64, i64) {
         match self {
-            Self::Open { server_id } => (sql::OPEN_BLOCKS, server_id),
-            Self::Newest(count) => (sql::NEWEST_BLOCKS, count),
+            Self::Open {
+                server_id,
+                orphaned_since_ms,
+            } => (sql::OPEN_BLOCKS, server_id, orphaned_since_ms),
+            Self::Newest { since_ms, count } => (sql::NEWEST_BLOCKS, since_ms, count),
         }
     }
 }

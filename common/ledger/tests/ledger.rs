@@ -172,11 +172,12 @@ on_both! {
         ledger.record_state(block(4, BlockState::Submitted).hash, BlockState::Orphaned).await;
 
         let mut reader = Reader::open(&database.url()).await.unwrap();
-        let open = reader.open_blocks(3).await.unwrap();
+        let open = reader.open_blocks(3, i64::MAX).await.unwrap();
         let taken = Block { raw: None, ..block(2, BlockState::Accepted(1)) };
         assert_eq!(open, [taken, found]);
-        assert_eq!(reader.open_blocks(4).await.unwrap(), []);
-        let states: Vec<_> = reader.newest_blocks(3).await.unwrap().into_iter().map(|block| block.state).collect();
+        assert_eq!(reader.open_blocks(4, 0).await.unwrap(), []);
+        assert_eq!(reader.open_blocks(3, 1_700_000_000_004).await.unwrap().len(), 3);
+        let states: Vec<_> = reader.newest_blocks(0, 3).await.unwrap().into_iter().map(|block| block.state).collect();
         assert_eq!(states, [
             BlockState::Orphaned,
             BlockState::Rejected("high-hash".to_owned()),

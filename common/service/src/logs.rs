@@ -90,6 +90,8 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
     let lines: SubscriberBuilder<DefaultFields, Format, EnvFilter, fn() -> io::Stderr> =
         tracing_subscriber::fmt()
             .with_env_filter(filter)
+            // It would be told on standard error, and whoever cannot write there would panic.
+            .log_internal_errors(false)
             .with_writer(io::stderr as fn() -> io::Stderr)
             .with_ansi(false);
     let set = match (config.format, terminal) {

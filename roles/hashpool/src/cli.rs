@@ -1,8 +1,9 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use service::logs::{LogConfig, LogFormat};
 
 /// A Bitcoin mining stack: an SV2 pool, a translator for SV1 miners, and the tools around them.
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Miner(RoleArgs),
     /// Run chain, pool, translator and miner in one process, with development keys
     Up(UpArgs),
+    /// Print what a pool's ledger holds: work by account and worker, or blocks
+    Ledger(LedgerArgs),
     /// Make the authority key pair of a pool or a template provider
     Keygen(KeygenArgs),
 }
@@ -77,6 +80,81 @@ pub(crate) struct UpArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LedgerArgs {
+    /// The pool's TOML file, which says where the ledger is
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key over all else, such as `storage.url=postgres://...`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) overrides: Vec<(String, String)>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t = LedgerView::Workers)]
+    pub(crate) show: LedgerView,
+    /// The beginning: 2026-11-20, 2026-11-20T15:00:00Z, or a time ago such as 90m, 24h or 7d
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse, default_value = "24h")]
+    pub(crate) from: Moment,
+    /// The end, which is not included; now if absent
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    pub(crate) to: Option<Moment>,
+    /// Print this account only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) account: Option<String>,
+    /// Form of what is printed
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub(crate) format: TableFormat,
+}
+
+/// What of the ledger to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LedgerView {
+    /// Work of each worker
+    Workers,
+    /// Work of each account
+    Accounts,
+    /// Blocks with their state
+    Blocks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TableFormat {
+    /// For people: work as difficulty
+    Table,
+    /// For programs: work as expected hashes, exact
+    Csv,
+}
+
+/// A moment as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    At(SystemTime),
+    Ago(Duration),
+}
+
+impl Moment {
+    fn parse(text: &str) -> Result<Self, String> {
+        let whole_day = format!("{text}T00:00:00Z");
+        humantime::parse_rfc3339(text)
+            .or_else(|_| humantime::parse_rfc3339(&whole_day))
+            .map(Self::At)
+            .or_else(|_| humantime::parse_duration(text).map(Self::Ago))
+            .map_err(|_| {
+                "use 2026-11-20, 2026-11-20T15:00:00Z (UTC), or a time ago such as 90m, 24h or 7d"
+                    .to_owned()
+            })
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub(crate) fn ms(self, now: SystemTime) -> i64 {
+        let at = match self {
+            Self::At(at) => at,
+            Self::Ago(ago) => now.checked_sub(ago).unwrap_or(UNIX_EPOCH),
+        };
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct KeygenArgs {
     /// The file for the secret key; must not exist
     #[arg(long, value_name = "FILE", default_value = "authority.key")]
@@ -87,6 +165,7 @@ pub(crate) struct KeygenArgs {
 pub(crate) struct Log {
     /// Level, or directives such as `info,pool=debug`
     #[arg(
+        id = "log_level",
         long = "log-level",
         value_name = "LEVEL",
         env = "HASHPOOL_LOG_LEVEL",
@@ -95,6 +174,7 @@ pub(crate) struct Log {
     level: Option<String>,
     /// Form of the log on standard error: auto, pretty, plain or json
     #[arg(
+        id = "log_format",
         long = "log-format",
         value_name = "FORMAT",
         env = "HASHPOOL_LOG_FORMAT",
@@ -143,6 +223,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_moment_is_a_day_a_time_or_a_while_ago() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ms = |text| Moment::parse(text).map(|moment| moment.ms(now));
+        assert_eq!(ms("1970-01-02"), Ok(86_400_000));
+        assert_eq!(ms("1970-01-01T00:01:00Z"), Ok(60_000));
+        assert_eq!(ms("90m"), Ok(1_000_000_000 - 5_400_000));
+        assert_eq!(ms("1000years"), Ok(0));
+        for wrong in ["", "yesterday", "1970-13-01", "-5m", "24"] {
+            assert!(ms(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

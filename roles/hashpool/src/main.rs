@@ -5,6 +5,7 @@
 mod cli;
 mod failure;
 mod keygen;
+mod ledger_report;
 mod role;
 mod secret_file;
 mod up;
@@ -42,6 +43,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             // What happens is printed for people; the log is for what is wrong.
             logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;
             until_stopped(|shutdown| up::run(args, shutdown))
+        }
+        Command::Ledger(args) => {
+            logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;
+            until_stopped(|_| ledger_report::run(args))
         }
         Command::Keygen(args) => keygen::run(&args),
     }

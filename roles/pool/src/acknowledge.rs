@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, fmt, sync::Arc};
 
+use ledger::Entry;
 use stratum_core::mining_sv2::SubmitSharesSuccess;
 use work::Difficulty;
 
@@ -37,35 +38,22 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What one owner's accepted shares of one turn add to the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Booking {
-    pub account: Arc<str>,
-    pub worker: Arc<str>,
-    /// See [`Owner::solo`].
-    pub solo: bool,
-    pub shares: u32,
-    /// Expected hashes.
-    pub work: u128,
+/// An owner's booking before its first share.
+fn nothing(owner: &Owner) -> Entry {
+    Entry {
+        account: Arc::clone(&owner.account),
+        worker: Arc::clone(&owner.worker),
+        solo: owner.solo,
+        shares: 0,
+        work: 0,
+    }
 }
 
-impl Booking {
-    fn nothing(owner: &Owner) -> Self {
-        Self {
-            account: Arc::clone(&owner.account),
-            worker: Arc::clone(&owner.worker),
-            solo: owner.solo,
-            shares: 0,
-            work: 0,
-        }
-    }
-
-    /// Whether it is this owner's. The names are the very same, so no text is compared.
-    fn is_of(&self, owner: &Owner) -> bool {
-        Arc::ptr_eq(&self.account, &owner.account)
-            && Arc::ptr_eq(&self.worker, &owner.worker)
-            && self.solo == owner.solo
-    }
+/// Whether the booking is this owner's. The names are the very same, so no text is compared.
+fn is_of(entry: &Entry, owner: &Owner) -> bool {
+    Arc::ptr_eq(&entry.account, &owner.account)
+        && Arc::ptr_eq(&entry.worker, &owner.worker)
+        && entry.solo == owner.solo
 }
 
 /// The shares of one channel that were accepted in one turn.
@@ -84,7 +72,7 @@ pub(crate) struct Accepted {
 #[derive(Debug, Default)]
 pub(crate) struct Acknowledgements {
     turn: Vec<Accepted>,
-    bookings: Vec<Booking>,
+    bookings: Vec<Entry>,
     waiting: VecDeque<(u64, Vec<Accepted>)>,
 }
 
@@ -114,8 +102,8 @@ impl Acknowledgements {
         let booking = entry(
             &mut self.bookings,
             slot,
-            |booking| booking.is_of(owner),
-            || Booking::nothing(owner),
+            |booking| is_of(booking, owner),
+            || nothing(owner),
         );
         booking.shares += 1;
         booking.work = booking.work.saturating_add(work);
@@ -127,7 +115,7 @@ impl Acknowledgements {
     }
 
     /// Ends the turn: what was accepted in it waits under this number, and these are its bookings.
-    pub(crate) fn end_turn(&mut self, number: u64) -> Vec<Booking> {
+    pub(crate) fn end_turn(&mut self, number: u64) -> Vec<Entry> {
         if !self.turn.is_empty() {
             self.waiting
                 .push_back((number, std::mem::take(&mut self.turn)));
@@ -226,8 +214,8 @@ mod tests {
             let (owner, slot) = &mut owners[at];
             acknowledgements.book(slot, owner, work);
         }
-        let booked = |bookings: Vec<Booking>| -> Vec<_> {
-            let plain = |b: &Booking| {
+        let booked = |bookings: Vec<Entry>| -> Vec<_> {
+            let plain = |b: &Entry| {
                 (
                     b.account.to_string(),
                     b.worker.to_string(),

@@ -2,6 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ledger::StorageConfig;
 use serde::{Deserialize, Serialize};
 use service::{
     http::Address,
@@ -30,7 +31,7 @@ pub struct Config {
     /// The authority's secret key itself, for the environment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority_secret_key: Option<AuthoritySecretKey>,
-    /// Where the pool keeps what has to survive a restart.
+    /// Where the ledger is, unless `storage.url` says otherwise.
     pub data_dir: PathBuf,
     /// Tells apart pools that share a ledger; part of every extranonce.
     pub server_id: u16,
@@ -62,6 +63,10 @@ pub struct Config {
     pub channels_per_connection: u32,
     /// Who may mine here, and whom their blocks pay.
     pub accounts: AccountsConfig,
+    /// Blocks on top of one of ours, itself counted, after which it is no longer watched.
+    pub block_confirmations: u32,
+    /// The ledger.
+    pub storage: StorageConfig,
     /// Connections.
     pub limits: Limits,
     /// Whether clients come through a load balancer that says who calls.
@@ -95,6 +100,8 @@ impl Default for Config {
             handshakes_at_a_time: 0,
             channels_per_connection: 10_000,
             accounts: AccountsConfig::default(),
+            block_confirmations: 100,
+            storage: StorageConfig::default(),
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
             template: Sources::default(),
@@ -141,11 +148,26 @@ impl Config {
             return Err(Error::NoAuthorityKey);
         }
         self.accounts.validate()?;
+        if self.block_confirmations == 0 {
+            return wrong("block_confirmations", "must be at least 1");
+        }
+        self.storage().validate()?;
         self.limits.validate()?;
         self.proxy_protocol.validate()?;
         self.template.validate()?;
         self.failover.validate()?;
         Ok(())
+    }
+
+    /// The ledger's settings, with the place that it has where none is configured.
+    #[must_use]
+    pub fn storage(&self) -> StorageConfig {
+        let mut storage = self.storage.clone();
+        if storage.url.is_empty() {
+            let path = self.data_dir.join("ledger.sqlite");
+            storage.url = format!("sqlite:{}", path.display());
+        }
+        storage
     }
 
     pub(crate) fn authority(&self) -> Result<Authority, Error> {

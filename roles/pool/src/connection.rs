@@ -2,21 +2,23 @@
 
 use std::{collections::VecDeque, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Instant};
 
+use ledger::{Booking, Ledger};
 use service::listener::Accepted;
 use sv2_connection::{Authority, Connection, FrameBuffer, Gate, Options, accept_at};
-use templates::{Submission, Templates};
+use templates::Templates;
 use tokio::{
     sync::{Semaphore, watch},
     time::sleep_until,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::{
+    blocks::{UnderWay, submit},
     board::Work,
     limits::Pace,
     session::{Farewell, Fault, Found, Resources, Session},
-    status::{BlockReport, Counters},
+    status::Counters,
 };
 
 /// Blocks of one connection that may wait for the node at a time. More is possible only on test networks; there the
@@ -40,9 +42,11 @@ pub(crate) struct Shared {
     pub authority: Authority,
     pub handshakes: Arc<Gate>,
     pub templates: Templates,
+    pub ledger: Ledger,
     pub counters: Arc<Counters>,
     /// Blocks on their way to the node; they outlive the connection that found them.
     pub submissions: TaskTracker,
+    pub under_way: UnderWay,
 }
 
 /// Serves one client until it leaves, misbehaves, or the pool stops.
@@ -83,6 +87,7 @@ pub(crate) async fn serve(
                     shared: Arc::clone(&shared),
                     submissions: Arc::new(Semaphore::new(SUBMISSIONS)),
                     surplus: VecDeque::new(),
+                    booking: shared.ledger.booking(),
                     turn: 0,
                     pace,
                     resume_at: None,
@@ -127,7 +132,9 @@ struct Driver {
     submissions: Arc<Semaphore>,
     /// Blocks that wait for one under way to be answered; while there are any, nothing is read.
     surplus: VecDeque<Found>,
-    /// The number of this turn, for what it accepts.
+    /// The way to the ledger. While it is blocked, nothing is read.
+    booking: Booking,
+    /// The number of the last turn that was booked.
     turn: u64,
     pace: Option<Pace>,
     /// The client sent too many messages; until then it is not read.
@@ -168,6 +175,9 @@ impl Driver {
                     let enough = read.count >= LONG_TURN || self.out.len() >= ENOUGH_OUTPUT;
                     Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                 }), if reading => result,
+                turn = self.booking.progress(), if self.booking.is_pending() => {
+                    self.session.durable(turn, &mut self.out)
+                }
                 () = sleep_until(deadline.into()) => self.tick(reading),
             };
             self.keep_pace(&read);
@@ -187,7 +197,7 @@ impl Driver {
             }
         };
         for found in self.surplus.drain(..) {
-            let submission = submit_block(Arc::clone(&self.shared), found, self.peer);
+            let submission = submit(Arc::clone(&self.shared), found, self.peer);
             self.shared.submissions.spawn(submission);
         }
         self.shared
@@ -198,7 +208,7 @@ impl Driver {
 
     /// Whether what the client says can be taken now.
     fn reads(&self) -> bool {
-        self.surplus.is_empty() && self.resume_at.is_none()
+        self.surplus.is_empty() && !self.booking.is_blocked() && self.resume_at.is_none()
     }
 
     fn deadline(&self) -> Instant {
@@ -241,14 +251,15 @@ impl Driver {
         self.session.outage(lasts, Instant::now(), &mut self.out)
     }
 
-    /// What the turn accepted is acknowledged.
+    /// What the turn accepted is booked, and acknowledged when that is durable.
     fn end_turn(&mut self) -> Result<(), Fault> {
+        let number = self.turn + 1;
         let bookings = self
             .session
-            .end_turn(self.turn, Instant::now(), &mut self.out)?;
+            .end_turn(number, Instant::now(), &mut self.out)?;
         if !bookings.is_empty() {
-            self.session.durable(self.turn, &mut self.out)?;
-            self.turn += 1;
+            self.turn = number;
+            self.booking.book(number, bookings);
         }
         Ok(())
     }
@@ -263,7 +274,7 @@ impl Driver {
             let Some(found) = self.surplus.pop_front() else {
                 return;
             };
-            let submission = submit_block(Arc::clone(&self.shared), found, self.peer);
+            let submission = submit(Arc::clone(&self.shared), found, self.peer);
             self.shared.submissions.spawn(async move {
                 submission.await;
                 drop(permit);
@@ -286,44 +297,4 @@ impl Frames {
         self.count += 1;
         *self.at.get_or_insert_with(Instant::now)
     }
-}
-
-async fn submit_block(shared: Arc<Shared>, found: Found, peer: SocketAddr) {
-    let Found { solved, owner } = found;
-    let (account, worker) = (&*owner.account, &*owner.worker);
-    let height = solved.solution.template.height();
-    let submission = shared.templates.submit(solved.solution).await;
-    let mut displayed = solved.hash;
-    displayed.reverse();
-    let hash = hex::encode(displayed);
-    let accepted = submission == Submission::Accepted;
-    match &submission {
-        Submission::Accepted => info!(%hash, height, account, worker, %peer, "block found"),
-        Submission::Rejected(reason) if solved.late => {
-            info!(%hash, height, account, worker, %peer, reason, "a block on a job that was over lost the race");
-            return;
-        }
-        Submission::Rejected(reason) => {
-            warn!(%hash, height, account, worker, %peer, reason, "the node rejected a block");
-        }
-        Submission::Unknown(reason) => {
-            warn!(%hash, height, account, worker, %peer, reason, "a block was taken, and its fate is not known yet");
-        }
-        Submission::Unreachable(reason) => {
-            warn!(%hash, height, account, worker, %peer, reason, "a block could not be handed to the node");
-        }
-    }
-    let outcome = match submission {
-        Submission::Accepted => "accepted".to_owned(),
-        Submission::Rejected(reason) => format!("rejected: {reason}"),
-        Submission::Unknown(reason) => format!("unknown: {reason}"),
-        Submission::Unreachable(reason) => format!("not delivered: {reason}"),
-    };
-    shared.counters.block(BlockReport {
-        hash,
-        height,
-        identity: owner.to_string(),
-        accepted,
-        outcome,
-    });
 }

@@ -1,6 +1,6 @@
 //! Why a pool cannot start or go on.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use sv2_connection::KeyError;
 
@@ -31,14 +31,17 @@ pub enum Error {
     /// The configured key is no key.
     #[error("authority_secret_key: {0}")]
     AuthorityKey(#[from] KeyError),
-    /// The data directory cannot be used.
-    #[error("cannot use {}: {source}; make it writable for this user, or set data_dir to another directory", .path.display())]
-    DataDir {
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+    /// Another process writes under this one's id.
+    #[error(
+        "another pool with server_id {0} has begun to write to this ledger; give each pool a server_id of its own"
+    )]
+    TakenOver(u16),
+    /// Shares that were accepted are not in the ledger.
+    #[error(transparent)]
+    Unflushed(#[from] ledger::Unflushed),
     /// The listening socket.
     #[error(transparent)]
     Listen(#[from] service::listener::Error),

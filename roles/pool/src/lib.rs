@@ -8,6 +8,7 @@
 
 mod accounts;
 mod acknowledge;
+mod blocks;
 mod board;
 mod channel;
 mod config;
@@ -27,14 +28,15 @@ mod status;
 mod submit;
 mod workers;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use ledger::{Health, Ledger};
 use service::{http::Server, listener::Listener};
 use sv2_connection::{Authority, AuthorityPublicKey, Gate};
 use templates::Templates;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 pub use accounts::{Accept, AccountsConfig};
 pub use config::Config;
@@ -42,12 +44,16 @@ pub use error::Error;
 pub use status::{BlockReport, Status, StatusHandle};
 
 use accounts::Accounts;
+use blocks::UnderWay;
 use board::Board;
 use connection::Shared;
 use extranonce::Prefixes;
 use payee::Payees;
 use session::Resources;
 use status::Counters;
+
+/// How long the ledger may take at the end for what is still to be written.
+const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 /// A pool whose socket is open and whose template source runs.
 pub struct Pool {
@@ -56,8 +62,8 @@ pub struct Pool {
     templates: Templates,
     authority: Authority,
     handshakes: Arc<Gate>,
-    prefixes: Prefixes,
     accounts: Accounts,
+    ledger: Ledger,
     counters: Arc<Counters>,
     templates_stop: CancellationToken,
     http: Server,
@@ -69,22 +75,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 }
 
 impl Pool {
-    /// Checks the configuration, opens the socket, and starts the template source.
-    // Asynchronous as every role's is: the source's tasks need the runtime, and a ledger will have to be opened.
-    #[allow(clippy::unused_async)]
+    /// Checks the configuration, opens the socket and the ledger, and starts the template source.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         config.validate()?;
         let authority = config.authority()?;
         let listener = Listener::bind(config.listen_address, &config.limits)?
             .behind(config.proxy_protocol.clone())?;
-        let prefixes = Prefixes::open(&config.data_dir, config.server_id)?;
+        let ledger = Ledger::open(&config.storage(), config.server_id).await?;
         let templates_stop = CancellationToken::new();
         let templates =
             templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
         let accounts = config.accounts.rules()?;
         let handshakes = Arc::new(Gate::new(config.handshakes_at_a_time()));
         let counters = Arc::new(Counters::new(listener.counters(), Arc::clone(&handshakes)));
-        let status = StatusHandle::new(Arc::clone(&counters), templates.clone());
+        let status = StatusHandle::new(Arc::clone(&counters), templates.clone(), ledger.health());
         Ok(Self {
             http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
             counters,
@@ -93,8 +97,8 @@ impl Pool {
             templates,
             authority,
             handshakes,
-            prefixes,
             accounts,
+            ledger,
             templates_stop,
         })
     }
@@ -121,7 +125,11 @@ impl Pool {
 
     /// Counters that can be read while it runs and after.
     pub fn status(&self) -> StatusHandle {
-        StatusHandle::new(Arc::clone(&self.counters), self.templates.clone())
+        StatusHandle::new(
+            Arc::clone(&self.counters),
+            self.templates.clone(),
+            self.ledger.health(),
+        )
     }
 
     /// Serves until `shutdown`; then stops accepting, ends the connections and the template source.
@@ -132,8 +140,8 @@ impl Pool {
             templates,
             authority,
             handshakes,
-            prefixes,
             accounts,
+            ledger,
             counters,
             templates_stop,
             http,
@@ -153,9 +161,9 @@ impl Pool {
         let shared = Arc::new(Shared {
             resources: Arc::new(Resources {
                 settings: config.session_settings(),
-                prefixes,
                 accounts,
                 payees: Payees::new(&config.pool_tag),
+                prefixes: Prefixes::of_start(config.server_id, ledger.boot()),
             }),
             options: config.connection_options(),
             outage,
@@ -163,15 +171,28 @@ impl Pool {
             authority,
             handshakes,
             templates,
+            ledger,
             counters,
             submissions: TaskTracker::new(),
+            under_way: UnderWay::default(),
         });
+        let mut ledger_health = shared.ledger.health();
+        let follower = tokio::spawn(blocks::follow(
+            Arc::clone(&shared),
+            shared.templates.subscribe(),
+            config.server_id,
+            config.block_confirmations,
+        ));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 ended = board.ended() => {
                     result = ended;
+                    break;
+                }
+                _ = ledger_health.wait_for(|health| *health == Health::TakenOver) => {
+                    result = Err(Error::TakenOver(config.server_id));
                     break;
                 }
                 accepted = listener.accept() => {
@@ -194,10 +215,32 @@ impl Pool {
         drop(listener);
         connections_stop.cancel();
         while connections.join_next().await.is_some() {}
+        follower.abort();
+        let _ = follower.await;
         // The source gives a node that is away a configured time; a block is worth waiting for.
         shared.submissions.close();
-        shared.submissions.wait().await;
+        tokio::select! {
+            () = shared.submissions.wait() => {}
+            () = stays_unwritable(ledger_health) => warn!("blocks are not recorded: the ledger cannot be written"),
+        }
+        let closed = match Arc::into_inner(shared) {
+            Some(shared) => shared.ledger.close(LAST_COMMIT).await,
+            None => Ok(()),
+        };
         info!("pool stopped");
-        result
+        result.and(closed.map_err(Error::from))
+    }
+}
+
+/// Returns when the ledger has been unwritable for as long as its last commit may take.
+async fn stays_unwritable(mut health: watch::Receiver<Health>) {
+    let is_writable = |health: &Health| *health == Health::Writable;
+    while health.wait_for(|health| !is_writable(health)).await.is_ok() {
+        if !matches!(
+            timeout(LAST_COMMIT, health.wait_for(is_writable)).await,
+            Ok(Ok(_))
+        ) {
+            return;
+        }
     }
 }

@@ -85,7 +85,14 @@ fn collect(status: &Status, families: &mut Families) {
         [
             ("accepted", status.blocks_accepted),
             ("failed", status.blocks_failed),
+            ("confirmed", status.blocks_confirmed),
+            ("orphaned", status.blocks_orphaned),
         ],
+    );
+    families.gauge(
+        "hashpool_pool_ledger_writable",
+        "1 while accepted shares become durable.",
+        f64::from(u8::from(status.ledger.writable)),
     );
     let templates = &status.templates;
     families.gauge(

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ledger::Entry;
 use stratum_core::{
     common_messages_sv2::Reconnect,
     extensions_sv2::EXTENSION_TYPE_EXTENSIONS_NEGOTIATION,
@@ -24,7 +25,7 @@ use work::{Hashrate, Target};
 
 use self::{opening::Request, supply::announce_to_channel};
 use crate::{
-    acknowledge::{Acknowledgements, Booking},
+    acknowledge::Acknowledgements,
     board::{FIRST_CHANNEL_ID, Work},
     channel::{Channel, Solved},
     limits::Patience,
@@ -236,7 +237,7 @@ impl Mining {
         number: u64,
         now: Instant,
         out: &mut FrameBuffer,
-    ) -> Result<Vec<Booking>, Fault> {
+    ) -> Result<Vec<Entry>, Fault> {
         for channel_id in self.acknowledgements.channels_of_turn() {
             if let Some(at) = self.position(channel_id) {
                 self.retarget(at, now, out)?;

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ledger::Entry;
 use stratum_core::{
     common_messages_sv2::{
         ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH,
@@ -19,15 +20,8 @@ use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::Target;
 
 use crate::{
-    accounts::Accounts,
-    acknowledge::{Booking, Owner},
-    board::Work,
-    channel::Solved,
-    extranonce::Prefixes,
-    limits::Allowance,
-    mining::Mining,
-    payee::Payees,
-    shares::Rejection,
+    accounts::Accounts, acknowledge::Owner, board::Work, channel::Solved, extranonce::Prefixes,
+    limits::Allowance, mining::Mining, payee::Payees, shares::Rejection,
 };
 
 /// The version of SV2 that is spoken here.
@@ -167,7 +161,7 @@ impl Session {
         number: u64,
         now: Instant,
         out: &mut FrameBuffer,
-    ) -> Result<Vec<Booking>, Fault> {
+    ) -> Result<Vec<Entry>, Fault> {
         match self {
             Self::Setup(_) => Ok(Vec::new()),
             Self::Mining(mining) => mining.end_turn(number, now, out),

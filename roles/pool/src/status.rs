@@ -8,9 +8,11 @@ use std::{
     },
 };
 
+use ledger::Health;
 use serde::{Serialize, Serializer};
 use sv2_connection::Gate;
 use templates::Templates;
+use tokio::sync::watch;
 
 use crate::{
     session::{Fault, Tally},
@@ -34,10 +36,28 @@ pub(crate) struct Counters {
     work: Sum,
     blocks_accepted: AtomicU64,
     blocks_failed: AtomicU64,
+    blocks_confirmed: AtomicU64,
+    blocks_orphaned: AtomicU64,
     last_block: Mutex<Option<BlockReport>>,
 }
 
-/// The fate of a block that was found here.
+/// How a block that was found here ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlockEnd {
+    Confirmed,
+    Orphaned,
+}
+
+/// Whether accepted shares become durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LedgerStatus {
+    /// Whether commits succeed.
+    pub writable: bool,
+    /// Why they do not.
+    pub error: Option<String>,
+}
+
+/// The answer of the node to a block that was found here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlockReport {
     /// Block hash as it is usually shown, in hex.
@@ -82,10 +102,16 @@ pub struct Status {
     pub blocks_accepted: u64,
     /// Blocks that it did not take, or could not be given.
     pub blocks_failed: u64,
+    /// Blocks that were seen to be buried since the start.
+    pub blocks_confirmed: u64,
+    /// Blocks that were seen to be orphaned since the start.
+    pub blocks_orphaned: u64,
     /// The last block that was found.
     pub last_block: Option<BlockReport>,
     /// The template source.
     pub templates: templates::Status,
+    /// The ledger.
+    pub ledger: LedgerStatus,
 }
 
 /// Reads the status of a pool; cheap to clone.
@@ -93,24 +119,50 @@ pub struct Status {
 pub struct StatusHandle {
     counters: Arc<Counters>,
     templates: Templates,
+    ledger: watch::Receiver<Health>,
 }
 
 impl StatusHandle {
-    pub(crate) fn new(counters: Arc<Counters>, templates: Templates) -> Self {
+    pub(crate) fn new(
+        counters: Arc<Counters>,
+        templates: Templates,
+        ledger: watch::Receiver<Health>,
+    ) -> Self {
         Self {
             counters,
             templates,
+            ledger,
+        }
+    }
+
+    fn ledger(&self) -> LedgerStatus {
+        let error = match &*self.ledger.borrow() {
+            Health::Writable => None,
+            Health::Stalled(problem) => Some(problem.clone()),
+            Health::TakenOver => Some("another process writes under this server_id".to_owned()),
+        };
+        LedgerStatus {
+            writable: error.is_none(),
+            error,
         }
     }
 
     /// Whether the pool can do its job, and if not, why.
     pub(crate) fn ready(&self) -> Result<(), Vec<String>> {
+        let mut problems = Vec::new();
         let health = self.templates.health();
-        if health.fresh {
-            return Ok(());
+        if !health.fresh {
+            let reason = health.error.unwrap_or_else(|| "no template yet".to_owned());
+            problems.push(format!("templates: {reason}"));
         }
-        let reason = health.error.unwrap_or_else(|| "no template yet".to_owned());
-        Err(vec![format!("templates: {reason}")])
+        if let Some(reason) = self.ledger().error {
+            problems.push(format!("ledger: {reason}"));
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
     }
 
     /// The counters now.
@@ -141,8 +193,11 @@ impl StatusHandle {
             work: counters.work.get(),
             blocks_accepted: counters.blocks_accepted.load(Ordering::Relaxed),
             blocks_failed: counters.blocks_failed.load(Ordering::Relaxed),
+            blocks_confirmed: counters.blocks_confirmed.load(Ordering::Relaxed),
+            blocks_orphaned: counters.blocks_orphaned.load(Ordering::Relaxed),
             last_block: lock(&counters.last_block).clone(),
             templates: self.templates.status(),
+            ledger: self.ledger(),
         }
     }
 }
@@ -198,6 +253,14 @@ impl Counters {
             &self.blocks_failed
         };
         *lock(&self.last_block) = Some(report);
+        add(counter, 1);
+    }
+
+    pub(crate) fn block_ended(&self, end: BlockEnd) {
+        let counter = match end {
+            BlockEnd::Confirmed => &self.blocks_confirmed,
+            BlockEnd::Orphaned => &self.blocks_orphaned,
+        };
         add(counter, 1);
     }
 }

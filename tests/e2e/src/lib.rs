@@ -9,6 +9,8 @@
     reason = "all of it runs in tests"
 )]
 
+pub mod client;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     time::Duration,

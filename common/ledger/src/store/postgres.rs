@@ -119,9 +119,10 @@ impl Connection {
     }
 
     pub(super) async fn blocks(&mut self, wanted: Blocks) -> QueryResult<Vec<BlockRow>> {
-        let (statement, parameter) = wanted.statement();
+        let (statement, first, second) = wanted.statement();
         sql_query(statement)
-            .bind::<BigInt, _>(parameter)
+            .bind::<BigInt, _>(first)
+            .bind::<BigInt, _>(second)
             .load(&mut self.0)
             .await
     }

@@ -113,9 +113,10 @@ impl Connection {
     pub(super) async fn blocks(&mut self, wanted: Blocks) -> QueryResult<Vec<BlockRow>> {
         self.0
             .spawn_blocking(move |connection| {
-                let (statement, parameter) = wanted.statement();
+                let (statement, first, second) = wanted.statement();
                 sql_query(statement)
-                    .bind::<BigInt, _>(parameter)
+                    .bind::<BigInt, _>(first)
+                    .bind::<BigInt, _>(second)
                     .load(connection)
             })
             .await

@@ -8,7 +8,7 @@ use stratum_core::{
 };
 
 use super::*;
-use crate::acknowledge::Booking;
+use ledger::Entry;
 
 impl Client {
     /// Asks for extensions: those that are supported, or those that are not.
@@ -46,7 +46,7 @@ impl Client {
     }
 
     /// Submits a share that names its worker, and gives what is booked for it.
-    fn submit_named(&mut self, job: &Job, nonce: u32, name: &[u8]) -> Vec<Booking> {
+    fn submit_named(&mut self, job: &Job, nonce: u32, name: &[u8]) -> Vec<Entry> {
         let share = SubmitSharesExtended {
             channel_id: CHANNEL,
             sequence_number: nonce,
@@ -70,7 +70,7 @@ impl Client {
     }
 }
 
-fn names(bookings: &[Booking]) -> Vec<(&str, &str, u32)> {
+fn names(bookings: &[Entry]) -> Vec<(&str, &str, u64)> {
     bookings
         .iter()
         .map(|booking| (&*booking.account, &*booking.worker, booking.shares))
