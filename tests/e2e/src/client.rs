@@ -199,7 +199,8 @@ impl Channel {
         Share {
             job_id,
             version: job.version,
-            ntime: job.ntime,
+            // Ahead, so that it is not too early for later jobs either.
+            ntime: job.ntime + 600,
             nonce: 0,
             extranonce,
         }
