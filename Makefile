@@ -12,7 +12,7 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint fmt setup bench-pool bench-share bench-vardiff
+.PHONY: help up test interop lint fmt setup bench-pool bench-share bench-vardiff
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: ## all tests, those that need a real node or PostgreSQL included
 	@tools/setup build
 	@tools/setup test
 	@tools/test $(TESTS)
+
+interop: ## SRI's pool and translator with ours; builds them where they are not installed
+	@tools/setup build
+	@tools/interop $(TESTS)
 
 lint: ## format, clippy without a warning, and the lock file
 	@tools/setup lint
