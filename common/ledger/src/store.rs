@@ -230,6 +230,8 @@ pub(crate) const LOWER_BITS: u32 = 20;
 /// Statements that both databases understand. Parameters are numbered in the order in which they first appear, which is
 /// how SQLite counts them.
 mod sql {
+    pub(super) const ANY_SERVER: &str = "SELECT server_id AS value FROM servers LIMIT 1";
+
     pub(super) const COUNT_START: &str = "INSERT INTO servers (server_id, boot, batch) VALUES ($1, 1, 0) \
          ON CONFLICT (server_id) DO UPDATE SET boot = servers.boot + 1, batch = 0 RETURNING boot AS value";
 

@@ -24,8 +24,10 @@ const GIVE_UP: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often old minutes are looked for, and how soon again where there were some.
-const ROLL_UP_INTERVAL: Duration = Duration::from_secs(60);
+const ROLL_UP_INTERVAL: Duration = Duration::from_secs(10);
 const ROLL_UP_NEXT: Duration = Duration::from_millis(200);
+
+const NO_ANSWER: &str = "the database gives no answer";
 
 pub(crate) struct Writer {
     url: Url,
@@ -129,12 +131,7 @@ impl Writer {
         let connection = self.connection.take();
         let (url, server) = (&self.url, self.server);
         let attempt = async {
-            let mut connection = match connection {
-                Some(connection) => connection,
-                None => store::connect(url)
-                    .await
-                    .map_err(|error| error.to_string())?,
-            };
+            let mut connection = open(connection, url).await?;
             let committed = connection
                 .commit(server, Arc::clone(batch))
                 .await
@@ -145,13 +142,10 @@ impl Writer {
         let result = match timeout(SLOW, &mut attempt).await {
             Ok(result) => result,
             Err(_) => {
-                publish(
-                    &self.health,
-                    Health::Stalled("the database gives no answer".to_owned()),
-                );
+                publish(&self.health, Health::Stalled(NO_ANSWER.to_owned()));
                 timeout(GIVE_UP, attempt)
                     .await
-                    .unwrap_or_else(|_| Err("the database gave no answer".to_owned()))
+                    .unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))
             }
         };
         let (connection, committed) = result?;
@@ -159,28 +153,47 @@ impl Writer {
         Ok(committed)
     }
 
-    /// Moves the oldest minute that is no longer kept into its hour.
+    /// Moves the oldest minute that is no longer kept into its hour. Where no shares come, this also finds out whether
+    /// the database is there.
     async fn roll_up(&mut self) {
         let before = now_ms() / 60_000 - self.minutes_kept;
+        let connection = self.connection.take();
+        let (url, server) = (&self.url, self.server);
+        let attempt = async {
+            let mut connection = open(connection, url).await?;
+            let moved = connection
+                .roll_up(server, before)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok::<_, String>((connection, moved))
+        };
+        let result = timeout(GIVE_UP, attempt)
+            .await
+            .unwrap_or_else(|_| Err(NO_ANSWER.to_owned()));
         let mut next = ROLL_UP_INTERVAL;
-        if let Some(mut connection) = self.connection.take() {
-            let rolled_up = timeout(GIVE_UP, connection.roll_up(self.server, before)).await;
-            match rolled_up {
-                Ok(Ok(some)) => {
-                    self.connection = Some(connection);
-                    if some {
-                        next = ROLL_UP_NEXT;
-                    }
+        match result {
+            Ok((connection, moved)) => {
+                self.connection = Some(connection);
+                self.publish(Health::Writable);
+                if moved {
+                    next = ROLL_UP_NEXT;
                 }
-                Ok(Err(problem)) => warn!(%problem, "old minutes are not rolled up"),
-                Err(_) => warn!("old minutes are not rolled up in time"),
             }
+            Err(problem) => self.publish(Health::Stalled(problem)),
         }
         self.next_roll_up = Instant::now() + next;
     }
 
     fn publish(&self, health: Health) {
         publish(&self.health, health);
+    }
+}
+
+/// The connection that is there, or a new one.
+async fn open(connection: Option<Connection>, url: &Url) -> Result<Connection, String> {
+    match connection {
+        Some(connection) => Ok(connection),
+        None => store::connect(url).await.map_err(|error| error.to_string()),
     }
 }
 

@@ -68,8 +68,8 @@ impl Connection {
     }
 
     pub(super) async fn has_tables(&mut self) -> bool {
-        sql_query("SELECT COUNT(*) AS value FROM servers")
-            .get_result::<Value>(&mut self.0)
+        sql_query(sql::ANY_SERVER)
+            .load::<Value>(&mut self.0)
             .await
             .is_ok()
     }

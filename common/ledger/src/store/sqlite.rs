@@ -53,11 +53,10 @@ impl Connection {
     }
 
     pub(super) async fn has_tables(&mut self) -> bool {
-        self.transaction(|connection| {
-            sql_query("SELECT COUNT(*) AS value FROM servers").get_result::<Value>(connection)
-        })
-        .await
-        .is_ok()
+        self.0
+            .spawn_blocking(|connection| sql_query(sql::ANY_SERVER).load::<Value>(connection))
+            .await
+            .is_ok()
     }
 
     pub(super) async fn count_start(&mut self, server_id: i64) -> QueryResult<i64> {
