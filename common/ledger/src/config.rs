@@ -1,6 +1,6 @@
 //! What an operator can say about the ledger.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use service::config::without_password;
@@ -11,8 +11,11 @@ use crate::{Error, store::Url};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageConfig {
-    /// `sqlite:FILE`, or `postgres://user:password@host:port/database`.
+    /// `sqlite:FILE`, or `postgres://user:password@host:port/database`, with `?sslmode=require` for TLS.
     pub url: String,
+    /// Certificates (PEM) of those who may sign the database server's; those that the system trusts if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// The shortest time from one commit to the next, in milliseconds. A share is acknowledged after the next commit.
     pub commit_interval_ms: u64,
     /// Entries that may wait for a commit, one for each worker with shares in what one read of a connection brought.
@@ -28,6 +31,7 @@ impl Default for StorageConfig {
     fn default() -> Self {
         Self {
             url: String::new(),
+            ca_file: None,
             commit_interval_ms: 5,
             queue: 65_536,
             workers_per_account: 10_000,
@@ -48,7 +52,7 @@ impl StorageConfig {
                 problem: problem.to_owned(),
             })
         };
-        Url::parse(&self.url)?;
+        Url::parse(self)?;
         if !(1..=60_000).contains(&self.commit_interval_ms) {
             return wrong("storage.commit_interval_ms", "from 1 to 60000 is possible");
         }

@@ -66,10 +66,9 @@ impl Ledger {
     /// [`Error`], all of them the operator's to mend.
     pub async fn open(config: &StorageConfig, server_id: u16) -> Result<Self, Error> {
         config.validate()?;
-        let url = Url::parse(&config.url)?;
+        let url = Url::parse(config)?;
         let server_id = server_id.into();
-        let mut connection = store::connect(&url).await?;
-        connection.migrate(&url).await?;
+        let mut connection = store::connect(&url).await?.migrate(&url).await?;
         let boot = connection.count_start(server_id).await?;
         let (inbox, outlet) = booking::queue(config.queue);
         let (publish, health) = watch::channel(Health::Writable);

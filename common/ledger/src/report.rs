@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    Block, BlockState, Error,
+    Block, BlockState, Error, StorageConfig,
     batch::from_columns,
     block::parse_hash,
     store::{self, BlockRow, Blocks, Connection, LOWER_BITS, Url, WorkRow},
@@ -73,12 +73,12 @@ impl Reader {
         Ok(Self { connection })
     }
 
-    /// Opens the ledger at this URL; it must be there.
+    /// Opens the ledger where it is configured; it must be there.
     ///
     /// # Errors
     /// [`Error::Config`], [`Error::Open`], [`Error::Empty`].
-    pub async fn open(url: &str) -> Result<Self, Error> {
-        let url = Url::parse(url)?;
+    pub async fn open(config: &StorageConfig) -> Result<Self, Error> {
+        let url = Url::parse(config)?;
         if let Url::Sqlite(path) = &url
             && !std::path::Path::new(path).exists()
         {

@@ -3,7 +3,7 @@
 mod postgres;
 mod sqlite;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use diesel::{
     QueryableByName,
@@ -13,25 +13,32 @@ use diesel::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 
-use crate::{Error, batch::Batch, report::Minutes};
+use crate::{Error, StorageConfig, batch::Batch, report::Minutes};
 
 /// Where a ledger is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Url {
     Sqlite(String),
-    Postgres(String),
+    Postgres {
+        text: String,
+        /// Certificates of those who may sign the server's; those of the system without it.
+        ca_file: Option<PathBuf>,
+    },
 }
 
 impl Url {
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let text = text.trim();
+    pub(crate) fn parse(config: &StorageConfig) -> Result<Self, Error> {
+        let text = config.url.trim();
         if let Some(path) = text.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if !path.is_empty() && path != ":memory:" {
                 return Ok(Self::Sqlite(path.to_owned()));
             }
         } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Ok(Self::Postgres(text.to_owned()));
+            return Ok(Self::Postgres {
+                text: text.to_owned(),
+                ca_file: config.ca_file.clone(),
+            });
         }
         Err(Error::Config {
             key: "storage.url",
@@ -43,7 +50,7 @@ impl Url {
     pub(crate) fn shown(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("sqlite:{path}"),
-            Self::Postgres(url) => service::config::without_password(url),
+            Self::Postgres { text, .. } => service::config::without_password(text),
         }
     }
 
@@ -80,7 +87,7 @@ pub(crate) enum Connection {
 pub(crate) async fn connect(url: &Url) -> Result<Connection, Error> {
     let connected = match url {
         Url::Sqlite(path) => sqlite::Connection::open(path).await.map(Connection::Sqlite),
-        Url::Postgres(text) => postgres::Connection::open(text)
+        Url::Postgres { text, ca_file } => postgres::Connection::open(text, ca_file.as_deref())
             .await
             .map(|connection| Connection::Postgres(Box::new(connection))),
     };
@@ -89,10 +96,13 @@ pub(crate) async fn connect(url: &Url) -> Result<Connection, Error> {
 
 impl Connection {
     /// Brings the tables up to date; refuses those of a later version.
-    pub(crate) async fn migrate(&mut self, url: &Url) -> Result<(), Error> {
+    pub(crate) async fn migrate(self, url: &Url) -> Result<Self, Error> {
         let migrated = match self {
-            Self::Sqlite(connection) => connection.migrate().await,
-            Self::Postgres(connection) => connection.migrate(url).await,
+            Self::Sqlite(connection) => connection.migrate().await.map(Self::Sqlite),
+            Self::Postgres(connection) => connection
+                .migrate()
+                .await
+                .map(|connection| Self::Postgres(Box::new(connection))),
         };
         migrated.map_err(|problem| match problem {
             Migrating::Newer(version) => Error::Newer {
@@ -372,9 +382,13 @@ mod tests {
     }
 
     async fn a_batch_counts_once_and_rolling_up_changes_no_sum(url: &str) {
-        let url = Url::parse(url).unwrap();
-        let mut connection = connect(&url).await.unwrap();
-        connection.migrate(&url).await.unwrap();
+        let url = Url::parse(&StorageConfig {
+            url: url.to_owned(),
+            ..StorageConfig::default()
+        })
+        .unwrap();
+        let connection = connect(&url).await.unwrap();
+        let mut connection = connection.migrate(&url).await.unwrap();
         let server = |id, boot| Server { id, boot };
         assert_eq!(connection.count_start(1).await.unwrap(), 1);
         assert_eq!(connection.count_start(2).await.unwrap(), 1);

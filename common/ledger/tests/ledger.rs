@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use ledger::{Block, BlockState, Entry, Error, Health, Ledger, Minutes, Reader, StorageConfig};
 use support::{Database, on_both};
@@ -33,7 +33,7 @@ fn entry(account: &str, worker: &str, shares: u64, work: u128) -> Entry {
 
 /// Account, worker, shares and work of all there is.
 async fn all_work(database: &Database) -> Vec<(String, String, u64, u128)> {
-    let mut reader = Reader::open(&database.url()).await.unwrap();
+    let mut reader = Reader::open(&config(database)).await.unwrap();
     let work = reader.work(Minutes::ALL).await.unwrap();
     work.into_iter()
         .map(|row| (row.account, row.worker, row.shares, row.work))
@@ -171,7 +171,7 @@ on_both! {
         ledger.record_state(block(4, BlockState::Submitted).hash, BlockState::Accepted(1)).await;
         ledger.record_state(block(4, BlockState::Submitted).hash, BlockState::Orphaned).await;
 
-        let mut reader = Reader::open(&database.url()).await.unwrap();
+        let mut reader = Reader::open(&config(&database)).await.unwrap();
         let open = reader.open_blocks(3, i64::MAX).await.unwrap();
         let taken = Block { raw: None, ..block(2, BlockState::Accepted(1)) };
         assert_eq!(open, [taken, found]);
@@ -244,19 +244,53 @@ async fn a_damaged_or_missing_file_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.sqlite");
     let url = format!("sqlite:{}", path.display());
-    let missing = Reader::open(&url).await.err().unwrap();
+    let config = StorageConfig {
+        url,
+        ..StorageConfig::default()
+    };
+    let missing = Reader::open(&config).await.err().unwrap();
     assert!(matches!(missing, Error::Empty(_)), "{missing}");
     std::fs::write(
         &path,
         "this is no database, and was never one; ".repeat(200),
     )
     .unwrap();
-    let config = StorageConfig {
-        url,
-        ..StorageConfig::default()
-    };
     let error = Ledger::open(&config, 1).await.unwrap_err().to_string();
     assert!(error.contains("ledger.sqlite"), "{error}");
+}
+
+#[tokio::test]
+async fn a_ledger_over_tls_checks_who_the_server_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, &certificate).unwrap();
+    let Some(server) = database::Postgres::start_with_tls(&certificate, &key) else {
+        return;
+    };
+    let at = |host: &str, ca_file: Option<&Path>| StorageConfig {
+        url: format!(
+            "{}?sslmode=require",
+            server.url().replace("127.0.0.1", host)
+        ),
+        ca_file: ca_file.map(Path::to_owned),
+        ..StorageConfig::default()
+    };
+    let ledger = Ledger::open(&at("localhost", Some(&ca_file)), 1)
+        .await
+        .unwrap();
+    let mut booking = ledger.booking();
+    booking.book(1, vec![entry("alice", "rig", 1, 1)]);
+    assert_eq!(booking.progress().await, 1);
+    drop(booking);
+    close(ledger).await;
+    // Another name than the certificate's; and nobody who vouches for it.
+    for config in [at("127.0.0.1", Some(&ca_file)), at("localhost", None)] {
+        let error = Ledger::open(&config, 1).await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
 }
 
 #[test]

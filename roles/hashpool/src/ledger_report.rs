@@ -26,7 +26,7 @@ pub(crate) async fn run(args: LedgerArgs) -> Result<(), Failure> {
     if from >= to {
         return Err(Failure::configuration("--from has to be before --to"));
     }
-    let mut reader = Reader::open(&pool.storage().url)
+    let mut reader = Reader::open(&pool.storage())
         .await
         .map_err(Failure::running)?;
     let wanted = |account: &str| args.account.as_deref().is_none_or(|name| name == account);

@@ -14,7 +14,7 @@ use std::sync::{
 use std::time::Duration;
 
 use e2e::client::{Client, Share};
-use ledger::{Minutes, Reader};
+use ledger::{Minutes, Reader, StorageConfig};
 use sv2_connection::AuthorityPublicKey;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -117,7 +117,11 @@ impl Place {
 
     /// Shares in the ledger, by account.
     async fn booked(&self) -> BTreeMap<String, u64> {
-        let mut reader = Reader::open(&self.storage).await.unwrap();
+        let config = StorageConfig {
+            url: self.storage.clone(),
+            ..StorageConfig::default()
+        };
+        let mut reader = Reader::open(&config).await.unwrap();
         let mut booked = BTreeMap::new();
         for row in reader.work(Minutes::ALL).await.unwrap() {
             *booked.entry(row.account).or_default() += row.shares;

@@ -12,7 +12,10 @@
 use std::{
     env, fs,
     net::TcpListener,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -43,6 +46,19 @@ impl Postgres {
     /// If a server that is installed does not start, or none is and `CI` is set.
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::launch(None)
+    }
+
+    /// The same, with TLS, for which it has this certificate and key (PEM).
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_with_tls(certificate: &str, key: &str) -> Option<Self> {
+        Self::launch(Some((certificate, key)))
+    }
+
+    fn launch(tls: Option<(&str, &str)>) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(
                 env::var_os("CI").is_none(),
@@ -67,9 +83,12 @@ impl Postgres {
             .status()
             .expect("initdb");
         assert!(initialised.success(), "initdb failed");
+        if let Some((certificate, key)) = tls {
+            set_tls(&data.path().join("db"), certificate, key);
+        }
         for _ in 0..START_ATTEMPTS {
             let port = free_port();
-            let process = launch(&programs, data.path(), port);
+            let process = spawn(&programs, data.path(), port);
             let mut server = Self {
                 process,
                 port,
@@ -95,7 +114,7 @@ impl Postgres {
     /// If it does not start again.
     pub fn restart(&mut self) {
         self.stop();
-        self.process = launch(&self.programs, self.data.path(), self.port);
+        self.process = spawn(&self.programs, self.data.path(), self.port);
         assert!(self.answers(), "PostgreSQL does not start again");
     }
 
@@ -130,7 +149,7 @@ impl Drop for Postgres {
     }
 }
 
-fn launch(programs: &Path, data: &Path, port: u16) -> Child {
+fn spawn(programs: &Path, data: &Path, port: u16) -> Child {
     unprivileged(&programs.join("postgres"))
         .arg("-D")
         .arg(data.join("db"))
@@ -149,6 +168,22 @@ fn launch(programs: &Path, data: &Path, port: u16) -> Child {
         .expect("postgres")
 }
 
+/// What the server reads at its start; it takes no key that others may read.
+fn set_tls(data: &Path, certificate: &str, key: &str) {
+    let owner = fs::metadata(data).expect("the data folder");
+    let write = |name: &str, text: &str| {
+        let path = data.join(name);
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
+        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("its owner");
+    };
+    write("server.crt", certificate);
+    write("server.key", key);
+    let path = data.join("postgresql.conf");
+    let settings = fs::read_to_string(&path).expect("the settings") + "\nssl = on\n";
+    fs::write(&path, settings).expect("the settings");
+}
+
 /// PostgreSQL refuses to run as root; there it gets the user that its package makes.
 fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new(program);
@@ -160,7 +195,6 @@ fn unprivileged(program: &Path) -> Command {
 }
 
 fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 

@@ -63,7 +63,7 @@ impl Setting {
     }
 
     async fn blocks(&self) -> Vec<Block> {
-        let mut reader = Reader::open(&self.config.storage().url).await.unwrap();
+        let mut reader = Reader::open(&self.config.storage()).await.unwrap();
         reader.newest_blocks(0, 100).await.unwrap()
     }
 

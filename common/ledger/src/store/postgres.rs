@@ -1,8 +1,12 @@
 //! PostgreSQL.
 
+use std::{error::Error as _, path::Path, sync::Arc};
+
 use diesel::{
     QueryResult,
+    connection::SimpleConnection,
     pg::Pg,
+    result::Error as DatabaseError,
     sql_query,
     sql_types::{Array, BigInt, Binary, Bool, Nullable, Text},
 };
@@ -11,8 +15,14 @@ use diesel_async::{
     async_connection_wrapper::AsyncConnectionWrapper,
 };
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use tokio_postgres::{NoTls, config::SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{BlockRow, Blocks, Committed, Migrating, Server, Url, Value, WorkRow, sql};
+use super::{BlockRow, Blocks, Committed, Migrating, Server, Value, WorkRow, sql};
 use crate::{
     batch::{Batch, BlockChange, to_columns},
     block::shown,
@@ -28,7 +38,8 @@ const SETTINGS: &str = "SET synchronous_commit = on; SET lock_timeout = '5s'; SE
 type Blocking = AsyncConnectionWrapper<AsyncPgConnection>;
 
 /// One server at a time brings tables up to date; the number is this ledger's own.
-const MIGRATION_LOCK: i64 = 0x6861_7368_706f_6f6c;
+const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_lock(7521983764853059436)";
+const UNLOCK_MIGRATIONS: &str = "SELECT pg_advisory_unlock(7521983764853059436)";
 
 const INSERT_WORK: &str = "INSERT INTO work_minutes \
      (server_id, minute, account, worker, solo, shares, work_high, work_low) \
@@ -37,10 +48,8 @@ const INSERT_WORK: &str = "INSERT INTO work_minutes \
 pub(crate) struct Connection(AsyncPgConnection);
 
 impl Connection {
-    pub(super) async fn open(url: &str) -> Result<Self, String> {
-        let mut connection = AsyncPgConnection::establish(url)
-            .await
-            .map_err(|error| error.to_string())?;
+    pub(super) async fn open(url: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+        let mut connection = establish(url, ca_file).await?;
         connection
             .batch_execute(SETTINGS)
             .await
@@ -48,21 +57,18 @@ impl Connection {
         Ok(Self(connection))
     }
 
-    /// On a connection of its own, because migrations are not asynchronous.
-    pub(super) async fn migrate(&mut self, url: &Url) -> Result<(), Migrating> {
-        let Url::Postgres(url) = url.clone() else {
-            return Err(Migrating::Failed("is no PostgreSQL database".to_owned()));
-        };
-        let migrated = tokio::task::spawn_blocking(move || {
-            let mut connection = <Blocking as diesel::Connection>::establish(&url)
-                .map_err(|error| Migrating::Failed(error.to_string()))?;
-            let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
-            diesel::connection::SimpleConnection::batch_execute(&mut connection, &lock)
-                .map_err(|error| Migrating::Failed(error.to_string()))?;
-            // The lock ends with the connection.
-            super::run_migrations::<Pg>(&mut connection, MIGRATIONS)
+    /// On a blocking thread, because migrations are not asynchronous.
+    pub(super) async fn migrate(self) -> Result<Self, Migrating> {
+        let migrating = tokio::task::spawn_blocking(move || {
+            let mut connection = Blocking::from(self.0);
+            let failed = |error: DatabaseError| Migrating::Failed(error.to_string());
+            // Where migrations fail, the lock ends with the connection.
+            SimpleConnection::batch_execute(&mut connection, LOCK_MIGRATIONS).map_err(failed)?;
+            super::run_migrations::<Pg>(&mut connection, MIGRATIONS)?;
+            SimpleConnection::batch_execute(&mut connection, UNLOCK_MIGRATIONS).map_err(failed)?;
+            Ok(Self(connection.into_inner()))
         });
-        migrated
+        migrating
             .await
             .map_err(|error| Migrating::Failed(error.to_string()))?
     }
@@ -125,6 +131,52 @@ impl Connection {
             .bind::<BigInt, _>(second)
             .load(&mut self.0)
             .await
+    }
+}
+
+/// With TLS where the URL says `sslmode=require`.
+async fn establish(url: &str, ca_file: Option<&Path>) -> Result<AsyncPgConnection, String> {
+    let config: tokio_postgres::Config = url.parse().map_err(words)?;
+    let connected = if config.get_ssl_mode() == SslMode::Require {
+        let (client, connection) = config.connect(tls(ca_file)?).await.map_err(words)?;
+        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    } else {
+        let (client, connection) = config.connect(NoTls).await.map_err(words)?;
+        AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    };
+    connected.map_err(|error| error.to_string())
+}
+
+/// The server has to prove that it is who the URL says.
+fn tls(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, String> {
+    let mut roots = RootCertStore::empty();
+    let certificates = match ca_file {
+        Some(path) => CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| format!("{}: {error}", path.display()))?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    roots.add_parsable_certificates(certificates);
+    if roots.is_empty() {
+        return Err(
+            "there is no certificate that the server's could be checked with; set storage.ca_file"
+                .to_owned(),
+        );
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// All that an error says; the reason stands in its source.
+fn words(error: tokio_postgres::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

@@ -42,14 +42,15 @@ impl Connection {
         Ok(Self(SyncConnectionWrapper::new(connection)))
     }
 
-    pub(super) async fn migrate(&mut self) -> Result<(), Migrating> {
+    pub(super) async fn migrate(mut self) -> Result<Self, Migrating> {
         let migrated = self
             .0
             .spawn_blocking(|connection| {
                 Ok(super::run_migrations::<Sqlite>(connection, MIGRATIONS))
             })
             .await;
-        migrated.map_err(|error| Migrating::Failed(error.to_string()))?
+        migrated.map_err(|error| Migrating::Failed(error.to_string()))??;
+        Ok(self)
     }
 
     pub(super) async fn has_tables(&mut self) -> bool {
