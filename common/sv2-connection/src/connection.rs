@@ -432,4 +432,40 @@ mod tests {
         }
         assert_eq!(gate.waited(), 1);
     }
+
+    #[tokio::test]
+    async fn a_server_whose_clock_is_a_day_off_is_suspected_of_that() {
+        const DAY: u64 = 24 * 3600;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        for server_time in [now - DAY, now + DAY] {
+            let secret = AuthoritySecretKey::generate();
+            let authority = Authority::new(secret).unwrap();
+            let (client, mut server) = sockets().await;
+            let answering = async {
+                let mut first = [0; 64];
+                server.read_exact(&mut first).await.unwrap();
+                let mut responder = Responder::from_authority_kp(
+                    &authority.public().to_bytes(),
+                    authority.secret_bytes(),
+                    Duration::from_secs(3600),
+                )
+                .unwrap();
+                let valid_from = u32::try_from(server_time).unwrap();
+                let (answer, _) = responder
+                    .step_1_with_now_rng(first, valid_from, &mut rand::thread_rng())
+                    .unwrap();
+                server.write_all(&answer).await.unwrap();
+            };
+            let (client, ()) = tokio::join!(
+                connect(client, Some(authority.public()), Options::default()),
+                answering,
+            );
+            let error = client.unwrap_err();
+            assert!(matches!(error, Error::Certificate), "{error}");
+            assert!(error.to_string().contains("clocks"), "{error}");
+        }
+    }
 }

@@ -70,11 +70,17 @@ pub(crate) async fn serve(
     options.handshake_timeout = options
         .handshake_timeout
         .saturating_sub(accepted_at.elapsed());
-    let handshake = accept_at(&shared.handshakes, stream, &shared.authority, options);
+    // On the heap, because it is over soon.
+    let handshake = Box::pin(accept_at(
+        &shared.handshakes,
+        stream,
+        &shared.authority,
+        options,
+    ));
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         connection = handshake => match connection {
-            Ok(connection) => {
+            Ok(mut connection) => {
                 debug!(%peer, "connected");
                 let pace = Some(shared.messages_per_second)
                     .filter(|rate| *rate > 0)
@@ -93,7 +99,7 @@ pub(crate) async fn serve(
                     resume_at: None,
                     outage: shared.outage.clone(),
                 };
-                driver.run(connection, &shutdown).await
+                driver.run(&mut connection, &shutdown).await
             }
             Err(error) => Err(error.into()),
         },
@@ -146,13 +152,10 @@ struct Driver {
 impl Driver {
     async fn run(
         &mut self,
-        connection: Connection,
+        connection: &mut Connection,
         shutdown: &CancellationToken,
     ) -> Result<(), Fault> {
-        let Connection {
-            mut reader,
-            mut writer,
-        } = connection;
+        let Connection { reader, writer } = connection;
         self.take_work()?;
         self.take_outage()?;
         let mut stopping = false;
@@ -296,5 +299,24 @@ impl Frames {
     fn next(&mut self) -> Instant {
         self.count += 1;
         *self.at.get_or_insert_with(Instant::now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what an asynchronous function of four arguments returns, without calling it.
+    fn size_of_future<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection costs while nothing happens, beside its socket and what is on the heap: its session.
+    #[test]
+    fn an_idle_connection_stays_small() {
+        let (future, session) = (size_of_future(serve), size_of::<crate::mining::Mining>());
+        println!("{future} + {session} bytes");
+        assert!(future <= 2560, "{future}");
+        assert!(session <= 512, "{session}");
     }
 }

@@ -132,6 +132,11 @@ impl Mining {
         !(self.channels.is_empty() && self.waiting.is_empty())
     }
 
+    #[cfg(test)]
+    pub(crate) fn resources(&self) -> &Arc<Resources> {
+        &self.resources
+    }
+
     pub(crate) fn channel_count(&self) -> u64 {
         self.channels.len() as u64
     }

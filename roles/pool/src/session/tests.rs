@@ -12,10 +12,12 @@ use stratum_core::{
 use work::{Difficulty, Header, header};
 
 mod accounts;
+mod bad_input;
 mod blocks;
 mod drain;
 mod extensions;
 mod limits;
+mod memory;
 
 use super::*;
 use crate::{
@@ -79,6 +81,15 @@ impl Client {
             now,
             work_id: 0,
         }
+    }
+
+    /// A connection of somebody else to the same pool, before its set-up.
+    fn beside(&self) -> Session {
+        let resources = match &self.session {
+            Session::Setup(setup) => &setup.resources,
+            Session::Mining(mining) => mining.resources(),
+        };
+        Session::new(Arc::clone(resources), self.now)
     }
 
     fn set_up(pool_minimum: Target, flags: u32) -> Self {
