@@ -58,6 +58,38 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
 }
 
+impl Status {
+    /// What there is to measure: a metric's name without the role's prefix, what it is, and its value.
+    pub fn gauges(&self) -> [(&'static str, &'static str, f64); 4] {
+        let in_use = self.sources.iter().position(|source| source.in_use);
+        let age = self.last_success_ms.map(Duration::from_millis);
+        [
+            (
+                "fresh",
+                "1 while the template is worth working on.",
+                f64::from(u8::from(self.fresh)),
+            ),
+            (
+                "height",
+                "Height of the tip that is worked on; 0 before the first template.",
+                f64::from(self.height.unwrap_or_default()),
+            ),
+            (
+                "age_seconds",
+                "Time since the source in use last gave a good answer; endless if it never did.",
+                age.map_or(f64::INFINITY, |age| age.as_secs_f64()),
+            ),
+            (
+                "source",
+                "Place of the source in use, from 1 on; 0 while there is none.",
+                in_use.map_or(0.0, |place| {
+                    f64::from(u32::try_from(place + 1).unwrap_or(0))
+                }),
+            ),
+        ]
+    }
+}
+
 /// One of the sources, whether it is used or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceStatus {
@@ -285,4 +317,34 @@ fn tip(template: &Template) -> String {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing;
+
+    proptest! {
+        #[test]
+        fn on_one_tip_no_template_goes_back_in_time(
+            given in prop::collection::vec((0u32..3, 1_700_000_000u32..1_700_000_010), 1..50),
+        ) {
+            let board = Board::new("test", String::new(), Duration::from_secs(1));
+            let mut last: Option<Arc<Template>> = None;
+            for (id, (height, ntime)) in (1..).zip(given) {
+                board.publish(Template { ntime, ..testing::template(id, height) });
+                let now = board.newest().unwrap();
+                prop_assert_eq!(now.id, id);
+                match &last {
+                    Some(last) if last.prev_hash == now.prev_hash => {
+                        prop_assert_eq!(now.ntime, ntime.max(last.ntime));
+                    }
+                    _ => prop_assert_eq!(now.ntime, ntime),
+                }
+                last = Some(now);
+            }
+        }
+    }
 }

@@ -94,44 +94,14 @@ fn collect(status: &Status, families: &mut Families) {
         "1 while accepted shares become durable.",
         f64::from(u8::from(status.ledger.writable)),
     );
-    let templates = &status.templates;
-    families.gauge(
-        "hashpool_pool_template_fresh",
-        "1 while the template is worth working on.",
-        f64::from(u8::from(templates.fresh)),
-    );
-    families.gauge(
-        "hashpool_pool_template_height",
-        "Height of the block that is worked on; 0 before the first template.",
-        f64::from(templates.height.unwrap_or_default()),
-    );
-    families.gauge(
-        "hashpool_pool_template_success_timestamp_seconds",
-        "When the template source last gave an answer; 0 if it never did.",
-        count(templates.last_success_ms.unwrap_or_default()) / 1000.0,
-    );
+    for (name, help, value) in status.templates.gauges() {
+        families.gauge(&format!("hashpool_pool_template_{name}"), help, value);
+    }
 }
 
 /// What never became a connection, or had to wait to become one.
 fn door(status: &Status, families: &mut Families) {
-    let listener = &status.listener;
-    families.counters(
-        "hashpool_pool_refused_connections_total",
-        "Connections closed at the door.",
-        "reason",
-        listener.refusals(),
-    );
-    families.counters(
-        "hashpool_pool_accept_pauses_total",
-        "Times that new connections had to wait.",
-        "reason",
-        listener.pauses(),
-    );
-    families.counter(
-        "hashpool_pool_accept_errors_total",
-        "Errors of the system when accepting, such as a lack of file descriptors.",
-        listener.accept_errors,
-    );
+    families.listener("pool", &status.listener);
     families.counters(
         "hashpool_pool_throttled_total",
         "Times that a client was let wait: for other handshakes, or because it sent too many messages a second.",

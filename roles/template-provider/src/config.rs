@@ -3,7 +3,7 @@
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use service::listener::Limits;
+use service::{http::Address, listener::Limits};
 use sv2_connection::{Authority, AuthoritySecretKey, Options};
 use templates::{FailoverConfig, Sources};
 
@@ -15,6 +15,8 @@ use crate::{Error, session::Settings};
 pub struct Config {
     /// Where pools and job declarators connect.
     pub listen_address: SocketAddr,
+    /// Where `/healthz`, `/readyz`, `/status` and `/metrics` are served, or `off`.
+    pub http_address: Address,
     /// File with the authority's secret key, made by `hashpool keygen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority_secret_key_file: Option<PathBuf>,
@@ -39,6 +41,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen_address: SocketAddr::from(([127, 0, 0, 1], 8442)),
+            http_address: Address::loopback(9111),
             authority_secret_key_file: None,
             authority_secret_key: None,
             setup_timeout_seconds: 10,

@@ -5,7 +5,7 @@ use std::{future, net::SocketAddr, sync::Arc, time::Instant};
 use service::listener::Accepted;
 use sv2_connection::{Authority, Connection, FrameBuffer, Options, accept};
 use templates::{Solution, Submission, Templates};
-use tokio::{sync::Semaphore, time::sleep_until};
+use tokio::{sync::Semaphore, task::coop::consume_budget, time::sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -76,6 +76,8 @@ async fn drive(
     let submissions = Arc::new(Semaphore::new(SUBMISSIONS));
     let mut solution: Option<Solution> = None;
     let result = loop {
+        // Requests that were read at once are answered one by one without waiting for anything; others have their turn.
+        consume_budget().await;
         let deadline = session.deadline();
         let overdue = async {
             match deadline {

@@ -34,6 +34,9 @@ pub enum Error {
     /// The listening socket.
     #[error(transparent)]
     Listen(#[from] service::listener::Error),
+    /// Ours: two metrics have one name.
+    #[error("metrics: {0}; this is a fault of the template provider, please report it")]
+    Metrics(#[from] service::http::prometheus::Error),
     /// The template source cannot be used as configured.
     #[error("template source: {0}")]
     Templates(#[from] templates::Error),

@@ -9,12 +9,13 @@
 mod config;
 mod connection;
 mod error;
+mod metrics;
 mod session;
 mod status;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use service::listener::Listener;
+use service::{http::Server, listener::Listener};
 use sv2_connection::{Authority, AuthorityPublicKey};
 use templates::Templates;
 use tokio::task::JoinSet;
@@ -36,6 +37,7 @@ pub struct TemplateProvider {
     authority: Authority,
     counters: Arc<Counters>,
     templates_stop: CancellationToken,
+    http: Server,
 }
 
 /// Binds and runs a template provider until `shutdown`.
@@ -54,8 +56,11 @@ impl TemplateProvider {
         let templates_stop = CancellationToken::new();
         let templates =
             templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
+        let counters = Arc::new(Counters::new(listener.counters()));
+        let status = StatusHandle::new(Arc::clone(&counters), templates.clone());
         Ok(Self {
-            counters: Arc::default(),
+            http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
+            counters,
             config,
             listener,
             templates,
@@ -67,6 +72,11 @@ impl TemplateProvider {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
+    }
+
+    /// Where it answers operators, if it does.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.local_addr()
     }
 
     /// What clients have to pin.
@@ -89,7 +99,12 @@ impl TemplateProvider {
             authority,
             counters,
             templates_stop,
+            http,
         } = self;
+        // Operators are answered until the very end.
+        let http_stop = CancellationToken::new();
+        tokio::spawn(http.run(http_stop.clone()));
+        let _stop_http_last = http_stop.drop_guard();
         let _stop_source_last = templates_stop.drop_guard();
         info!(
             address = %listener.local_addr(),

@@ -136,19 +136,19 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Its name among the counters.
+    /// Its name among the counters; the pool's names for the same.
     pub(crate) fn reason(&self) -> &'static str {
         use sv2_connection::Error;
         match self {
             Self::Connection(Error::Closed) => "closed",
-            Self::Connection(Error::Io(_)) => "io",
-            Self::Connection(Error::WriteTimeout) => "slow_reader",
-            Self::Connection(Error::HandshakeTimeout) | Self::SetupTimeout => "setup_timeout",
-            Self::Connection(Error::Handshake) => "handshake",
-            Self::Connection(_) => "protocol",
-            Self::Malformed(_) => "malformed",
-            Self::Unexpected { .. } => "unexpected",
+            Self::Connection(Error::HandshakeTimeout | Error::Handshake) => "handshake",
+            Self::Connection(Error::WriteTimeout) => "slow-reader",
+            Self::Connection(Error::Decrypt | Error::FrameTooLarge { .. }) => "bad-frame",
+            Self::Connection(_) => "connection-lost",
+            Self::Malformed(_) => "malformed-message",
+            Self::Unexpected { .. } => "unexpected-message",
             Self::Refused(_) => "refused",
+            Self::SetupTimeout => "setup-timeout",
             Self::TooLarge(_) => "constraints",
         }
     }

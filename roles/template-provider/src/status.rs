@@ -14,8 +14,9 @@ use templates::Templates;
 use crate::session::{Fault, Tally};
 
 /// Counters of all connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
+    listener: Arc<service::listener::Counters>,
     connections_opened: AtomicU64,
     connections_closed: AtomicU64,
     disconnects: Mutex<BTreeMap<&'static str, u64>>,
@@ -50,6 +51,8 @@ pub struct Status {
     pub connections_total: u64,
     /// Why connections were ended that did not just leave.
     pub disconnects: BTreeMap<&'static str, u64>,
+    /// What the listener did: connections refused, and times that accepting paused.
+    pub listener: service::listener::Snapshot,
     /// Templates sent.
     pub templates_sent: u64,
     /// Tips sent.
@@ -83,6 +86,16 @@ impl StatusHandle {
         }
     }
 
+    /// Whether there are templates to give, and if not, why.
+    pub(crate) fn ready(&self) -> Result<(), Vec<String>> {
+        let health = self.templates.health();
+        if health.fresh {
+            return Ok(());
+        }
+        let reason = health.error.unwrap_or_else(|| "no template yet".to_owned());
+        Err(vec![format!("templates: {reason}")])
+    }
+
     /// The numbers now.
     pub fn snapshot(&self) -> Status {
         let counters = &*self.counters;
@@ -94,6 +107,7 @@ impl StatusHandle {
             connections: opened.saturating_sub(closed),
             connections_total: opened,
             disconnects: locked(&counters.disconnects).clone(),
+            listener: counters.listener.snapshot(),
             templates_sent: read(&counters.templates),
             tips_sent: read(&counters.tips),
             transaction_requests: read(&counters.transaction_requests),
@@ -107,6 +121,22 @@ impl StatusHandle {
 }
 
 impl Counters {
+    pub(crate) fn new(listener: Arc<service::listener::Counters>) -> Self {
+        Self {
+            listener,
+            connections_opened: AtomicU64::new(0),
+            connections_closed: AtomicU64::new(0),
+            disconnects: Mutex::default(),
+            templates: AtomicU64::new(0),
+            tips: AtomicU64::new(0),
+            transaction_requests: AtomicU64::new(0),
+            transaction_requests_refused: AtomicU64::new(0),
+            solutions: AtomicU64::new(0),
+            solutions_refused: AtomicU64::new(0),
+            last_block: Mutex::default(),
+        }
+    }
+
     pub(crate) fn connected(&self) {
         self.connections_opened.fetch_add(1, Ordering::Relaxed);
     }

@@ -146,24 +146,7 @@ fn own(families: &mut Families, totals: &Totals) {
             .iter()
             .map(|(reason, count)| (*reason, *count)),
     );
-    let listener = &totals.listener;
-    families.counters(
-        "hashpool_translator_refused_connections_total",
-        "Connections closed at the door.",
-        "reason",
-        listener.refusals(),
-    );
-    families.counters(
-        "hashpool_translator_accept_pauses_total",
-        "Times that new connections had to wait.",
-        "reason",
-        listener.pauses(),
-    );
-    families.counter(
-        "hashpool_translator_accept_errors_total",
-        "Errors of the system when accepting, such as a lack of file descriptors.",
-        listener.accept_errors,
-    );
+    families.listener("translator", &totals.listener);
 }
 
 fn upstreams(families: &mut Families, status: &StatusHandle) {

@@ -129,6 +129,7 @@ pub async fn start_pool(config: pool::Config) -> (Role<pool::StatusHandle>, Auth
 pub fn provider_config(template: SourceConfig) -> template_provider::Config {
     template_provider::Config {
         listen_address: any_port(),
+        http_address: Address::At(any_port()),
         authority_secret_key: Some(AuthoritySecretKey::generate()),
         template: template.into(),
         ..template_provider::Config::default()

@@ -11,6 +11,8 @@ use prometheus::proto::{
 };
 use prometheus::{Error, Registry};
 
+use crate::listener;
+
 /// Has `collect` called at each scrape.
 ///
 /// It is called once here too, to check the names: it has to name every family each time, those without a value included.
@@ -115,6 +117,27 @@ impl Families {
         let mut metric = Metric::default();
         metric.set_histogram(histogram.to_proto());
         self.push(name, help, MetricType::HISTOGRAM, vec![metric]);
+    }
+
+    /// What a role's listener refused, or let wait: `hashpool_<role>_refused_connections_total` and the like.
+    pub fn listener(&mut self, role: &str, listener: &listener::Snapshot) {
+        self.counters(
+            &format!("hashpool_{role}_refused_connections_total"),
+            "Connections closed at the door.",
+            "reason",
+            listener.refusals(),
+        );
+        self.counters(
+            &format!("hashpool_{role}_accept_pauses_total"),
+            "Times that new connections had to wait.",
+            "reason",
+            listener.pauses(),
+        );
+        self.counter(
+            &format!("hashpool_{role}_accept_errors_total"),
+            "Errors of the system when accepting, such as a lack of file descriptors.",
+            listener.accept_errors,
+        );
     }
 
     fn push(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
