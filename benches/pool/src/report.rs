@@ -10,8 +10,8 @@ use crate::{crowd::Crowd, latency::Latency, throughput::Throughput};
 const AIMS: [(&str, &str); 9] = [
     ("CPU per accepted share, µs", "6"),
     ("accepted shares per second", "200000"),
-    ("acknowledgement, p50, ms", "commit interval + 1"),
-    ("acknowledgement, p99, ms", "commit interval + 1"),
+    ("acknowledgement, p50, ms", "5 (commit interval) + 1"),
+    ("acknowledgement, p99, ms", "5 (commit interval) + 1"),
     ("CPU per share, one in flight, µs", "-"),
     ("new block, first connection, ms", "3"),
     ("new block, last connection, ms", "30"),

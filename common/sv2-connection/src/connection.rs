@@ -257,6 +257,12 @@ impl Connection {
 }
 
 impl Reader {
+    /// The socket's half and the opener, for a caller that reads in its own way. What was read of an unfinished frame is
+    /// lost.
+    pub fn into_parts(self) -> (OwnedReadHalf, Opener) {
+        (self.stream, self.opener)
+    }
+
     /// Waits for bytes, reads once, and hands every whole frame to `on_frame`, in order.
     ///
     /// It may return without a frame. It can be dropped while it waits: nothing is lost. After an error the connection
