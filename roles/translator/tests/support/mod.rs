@@ -174,10 +174,14 @@ impl Pool {
         self.heard.push_front(heard);
     }
 
+    /// The next share. When the translator tells of its miners' hashrate is up to the clock, so that is passed over.
     pub(crate) async fn share(&mut self) -> Share {
-        match self.next().await {
-            Some(Heard::Share(share)) => share,
-            other => panic!("a share was expected: {other:?}"),
+        loop {
+            match self.next().await {
+                Some(Heard::Share(share)) => return share,
+                Some(Heard::Update { .. }) => {}
+                other => panic!("a share was expected: {other:?}"),
+            }
         }
     }
 
