@@ -32,7 +32,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ledger::{Health, Ledger};
 use service::{http::Server, listener::Listener};
-use sv2_connection::{Authority, AuthorityPublicKey, Gate};
+use sv2_connection::{AuthorityPublicKey, Gate};
 use templates::Templates;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -43,7 +43,6 @@ pub use config::Config;
 pub use error::Error;
 pub use status::{BlockReport, Status, StatusHandle};
 
-use accounts::Accounts;
 use blocks::UnderWay;
 use board::Board;
 use connection::Shared;
@@ -55,16 +54,12 @@ use status::Counters;
 /// How long the ledger may take at the end for what is still to be written.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
 
-/// A pool whose socket is open and whose template source runs.
+/// A pool whose socket is open, and whose template source and ledger run.
 pub struct Pool {
     config: Config,
     listener: Listener,
-    templates: Templates,
-    authority: Authority,
-    handshakes: Arc<Gate>,
-    accounts: Accounts,
-    ledger: Ledger,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
+    status: StatusHandle,
     templates_stop: CancellationToken,
     http: Server,
 }
@@ -85,20 +80,37 @@ impl Pool {
         let templates_stop = CancellationToken::new();
         let templates =
             templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
-        let accounts = config.accounts.rules()?;
         let handshakes = Arc::new(Gate::new(config.handshakes_at_a_time()));
         let counters = Arc::new(Counters::new(listener.counters(), Arc::clone(&handshakes)));
         let status = StatusHandle::new(Arc::clone(&counters), templates.clone(), ledger.health());
-        Ok(Self {
-            http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
-            counters,
-            config,
-            listener,
-            templates,
+        let shared = Shared {
+            resources: Arc::new(Resources {
+                settings: config.session_settings(),
+                accounts: config.accounts.rules()?,
+                payees: Payees::new(&config.pool_tag),
+                prefixes: Prefixes::of_start(config.server_id, ledger.boot()),
+            }),
+            options: config.connection_options(),
+            outage: outage::watch(
+                templates.clone(),
+                config.stale_work(),
+                templates_stop.clone(),
+            ),
+            messages_per_second: config.messages_per_second,
             authority,
             handshakes,
-            accounts,
+            templates,
             ledger,
+            counters,
+            submissions: TaskTracker::new(),
+            under_way: UnderWay::default(),
+        };
+        Ok(Self {
+            http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
+            config,
+            listener,
+            shared: Arc::new(shared),
+            status,
             templates_stop,
         })
     }
@@ -115,34 +127,27 @@ impl Pool {
 
     /// What clients have to pin.
     pub fn authority_public_key(&self) -> AuthorityPublicKey {
-        self.authority.public()
+        self.shared.authority.public()
     }
 
     /// The chain it works on, for whoever wants to look.
     pub fn templates(&self) -> Templates {
-        self.templates.clone()
+        self.shared.templates.clone()
     }
 
     /// Counters that can be read while it runs and after.
     pub fn status(&self) -> StatusHandle {
-        StatusHandle::new(
-            Arc::clone(&self.counters),
-            self.templates.clone(),
-            self.ledger.health(),
-        )
+        self.status.clone()
     }
 
-    /// Serves until `shutdown`; then stops accepting, ends the connections and the template source.
+    /// Serves until `shutdown`; then stops accepting, ends the connections, and at last the ledger and the template
+    /// source.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let Self {
             config,
-            mut listener,
-            templates,
-            authority,
-            handshakes,
-            accounts,
-            ledger,
-            counters,
+            listener,
+            shared,
+            status: _,
             templates_stop,
             http,
         } = self;
@@ -151,84 +156,82 @@ impl Pool {
         tokio::spawn(http.run(http_stop.clone()));
         let _stop_http_last = http_stop.drop_guard();
         let _stop_source_last = templates_stop.drop_guard();
-        info!(address = %listener.local_addr(), authority_public_key = %authority.public(), "pool listens");
-
-        // Cancelled when nobody can come in any more.
-        let connections_stop = CancellationToken::new();
-        let mut result = Ok(());
-        let mut board = Board::start(&config, &templates, shutdown.clone())?;
-        let outage = outage::watch(templates.clone(), config.stale_work(), shutdown.clone());
-        let shared = Arc::new(Shared {
-            resources: Arc::new(Resources {
-                settings: config.session_settings(),
-                accounts,
-                payees: Payees::new(&config.pool_tag),
-                prefixes: Prefixes::of_start(config.server_id, ledger.boot()),
-            }),
-            options: config.connection_options(),
-            outage,
-            messages_per_second: config.messages_per_second,
-            authority,
-            handshakes,
-            templates,
-            ledger,
-            counters,
-            submissions: TaskTracker::new(),
-            under_way: UnderWay::default(),
-        });
-        let mut ledger_health = shared.ledger.health();
+        info!(
+            address = %listener.local_addr(),
+            authority_public_key = %shared.authority.public(),
+            "pool listens"
+        );
+        let board = Board::start(&config, &shared.templates, shutdown.clone())?;
         let follower = tokio::spawn(blocks::follow(
             Arc::clone(&shared),
             shared.templates.subscribe(),
             config.server_id,
             config.block_confirmations,
         ));
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                ended = board.ended() => {
-                    result = ended;
-                    break;
-                }
-                _ = ledger_health.wait_for(|health| *health == Health::TakenOver) => {
-                    result = Err(Error::TakenOver(config.server_id));
-                    break;
-                }
-                accepted = listener.accept() => {
-                    let task = connection::serve(
-                        accepted,
-                        Arc::clone(&shared),
-                        board.subscribe(),
-                        connections_stop.clone(),
-                    );
-                    connections.spawn(task);
-                }
-                Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                    if let Err(error) = ended {
-                        debug!(%error, "a connection's task ended badly");
-                    }
+        let served = serve(listener, &shared, board, config.server_id, &shutdown).await;
+        follower.abort();
+        let _ = follower.await;
+        let closed = close(shared).await;
+        info!("pool stopped");
+        served.and(closed)
+    }
+}
+
+/// Accepts connections until `shutdown`, or until there is no going on; then ends them all.
+async fn serve(
+    mut listener: Listener,
+    shared: &Arc<Shared>,
+    mut board: Board,
+    server_id: u16,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let mut ledger = shared.ledger.health();
+    // Cancelled when nobody can come in any more.
+    let connections_stop = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let result = loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            ended = board.ended() => break ended,
+            Ok(_) = ledger.wait_for(|health| *health == Health::TakenOver) => {
+                break Err(Error::TakenOver(server_id));
+            }
+            accepted = listener.accept() => {
+                let task = connection::serve(
+                    accepted,
+                    Arc::clone(shared),
+                    board.subscribe(),
+                    connections_stop.clone(),
+                );
+                connections.spawn(task);
+            }
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended {
+                    debug!(%error, "a connection's task ended badly");
                 }
             }
         }
-        // So that clients that come back now are refused, and go elsewhere.
-        drop(listener);
-        connections_stop.cancel();
-        while connections.join_next().await.is_some() {}
-        follower.abort();
-        let _ = follower.await;
-        // The source gives a node that is away a configured time; a block is worth waiting for.
-        shared.submissions.close();
-        tokio::select! {
-            () = shared.submissions.wait() => {}
-            () = stays_unwritable(ledger_health) => warn!("blocks are not recorded: the ledger cannot be written"),
+    };
+    // So that clients that come back now are refused, and go elsewhere.
+    drop(listener);
+    connections_stop.cancel();
+    while connections.join_next().await.is_some() {}
+    result
+}
+
+/// Waits for what is on its way to the node and to the ledger.
+async fn close(shared: Arc<Shared>) -> Result<(), Error> {
+    // The source gives a node that is away a configured time; a block is worth waiting for.
+    shared.submissions.close();
+    tokio::select! {
+        () = shared.submissions.wait() => {}
+        () = stays_unwritable(shared.ledger.health()) => {
+            warn!("blocks are not recorded: the ledger cannot be written");
         }
-        let closed = match Arc::into_inner(shared) {
-            Some(shared) => shared.ledger.close(LAST_COMMIT).await,
-            None => Ok(()),
-        };
-        info!("pool stopped");
-        result.and(closed.map_err(Error::from))
+    }
+    match Arc::into_inner(shared) {
+        Some(shared) => Ok(shared.ledger.close(LAST_COMMIT).await?),
+        None => Ok(()),
     }
 }
 
