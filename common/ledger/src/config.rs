@@ -16,7 +16,7 @@ pub struct StorageConfig {
     /// Certificates (PEM) of those who may sign the database server's; those that the system trusts if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// The shortest time from one commit to the next, in milliseconds. A share is acknowledged after the next commit.
+    /// The time from one commit to the next under load, in milliseconds. A share is acknowledged after the next commit.
     pub commit_interval_ms: u64,
     /// Entries that may wait for a commit, one for each worker with shares in what one read of a connection brought.
     /// When there are more, connections are not read.

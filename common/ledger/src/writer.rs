@@ -83,7 +83,7 @@ impl Writer {
                 }
             };
             sleep_until(self.next_commit).await;
-            self.next_commit = Instant::now() + self.interval;
+            self.next_commit = self.after(Instant::now());
             let (batch, waiting) = self.gather(first);
             if self.commit(Arc::new(batch)).await {
                 waiting.committed();
@@ -95,6 +95,16 @@ impl Writer {
                 self.health.send_replace(Health::TakenOver);
                 return;
             }
+        }
+    }
+
+    /// When the commit after this one may begin. A timer that fires late does not delay those after it.
+    fn after(&self, now: Instant) -> Instant {
+        let next = self.next_commit + self.interval;
+        if next > now {
+            next
+        } else {
+            now + self.interval
         }
     }
 

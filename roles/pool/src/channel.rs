@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use templates::Solution;
-use work::{Clamp, Hashrate, Target, Vardiff};
+use work::{Clamp, Difficulty, Hashrate, Target, Vardiff};
 
 use crate::{
     acknowledge::Owner,
@@ -92,6 +92,8 @@ pub(crate) struct Channel {
     max_target: Target,
     target: Target,
     vardiff: Vardiff,
+    /// Of the target that was met last.
+    worth: Worth,
     prefix: Prefix,
     jobs: VecDeque<ChannelJob>,
     /// Jobs on this tip and the one before it whose shares count no more. They are kept for blocks alone.
@@ -99,6 +101,24 @@ pub(crate) struct Channel {
     seen: Seen,
     /// Of the prefix before this one.
     seen_before: Seen,
+}
+
+/// What a share that meets a target is worth. To divide numbers of 256 bits for each share costs more than to look.
+#[derive(Debug, Clone, Copy)]
+struct Worth {
+    target: Target,
+    difficulty: Difficulty,
+    work: u128,
+}
+
+impl Worth {
+    fn of(target: Target) -> Self {
+        Self {
+            target,
+            difficulty: target.difficulty(),
+            work: target.work(),
+        }
+    }
 }
 
 /// A job as this channel got it.
@@ -130,8 +150,9 @@ impl Channel {
     ) -> Self {
         let wanted = opening.nominal.target_for(shares_per_minute);
         let target = clamp(opening.max_target).apply(wanted);
+        let worth = Worth::of(target);
         let mut vardiff = Vardiff::new(shares_per_minute, opening.nominal, now);
-        vardiff.job_sent(target.difficulty(), now);
+        vardiff.job_sent(worth.difficulty, now);
         Self {
             id,
             kind: opening.kind,
@@ -141,6 +162,7 @@ impl Channel {
             max_target: opening.max_target,
             target,
             vardiff,
+            worth,
             prefix,
             slot: 0,
             remainder: 0,
@@ -297,8 +319,11 @@ impl Channel {
             })
             .and_then(|()| self.count_once(&hash, current_prefix))
             .map(|()| {
-                self.vardiff.share_accepted(target.difficulty(), now);
-                target.work()
+                if self.worth.target != target {
+                    self.worth = Worth::of(target);
+                }
+                self.vardiff.share_accepted(self.worth.difficulty, now);
+                self.worth.work
             });
         if solved && counts.is_err_and(|rejection| rejection != Rejection::Stale) {
             // So that the same block is not submitted again for the asking.
