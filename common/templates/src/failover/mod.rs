@@ -125,15 +125,16 @@ impl Failover {
             })
             .collect();
         let mined = self.board.newest().and_then(|template| template.height());
-        let chosen = selector.choose(&views, mined, Instant::now());
-        let Some(used) = chosen else {
+        let Some(choice) = selector.choose(&views, mined, Instant::now()) else {
             self.give_up_where_nothing_can_mend();
             return;
         };
-        self.announce(used);
-        if let (Some(template), Some(network)) = (&newest[used], network) {
+        self.announce(choice.place);
+        if let (true, Some(template), Some(network)) =
+            (choice.publish, &newest[choice.place], network)
+        {
             self.board.set_network(network);
-            self.publish(used, template);
+            self.publish(choice.place, template);
         }
     }
 

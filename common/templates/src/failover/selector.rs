@@ -2,6 +2,8 @@
 //!
 //! A source is good while it answers and no other that does is ahead of it, and never while it is behind what is mined
 //! on: a block is at stake with each second on an old tip, so health alone does not make a source fit to take over.
+//! The same holds for the source in use: one that restarts and is still catching up does not take the pool back to an older
+//! tip while another source has the newer one.
 //! Height stands for work here. Between sources on one chain it says the same, and a template tells no more.
 
 use std::time::Duration;
@@ -24,6 +26,15 @@ pub(super) struct View {
     pub(super) answers: bool,
     /// Height of its template.
     pub(super) height: Option<u32>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// The source to use, as its place in the order.
+    pub(super) place: usize,
+    /// What it has is worth mining on; otherwise what was published before is.
+    pub(super) publish: bool,
 }
 
 pub(super) struct Selector {
@@ -52,23 +63,26 @@ impl Selector {
         }
     }
 
-    /// The source to use now, as its place in the order. `mined` is the height of what is mined on.
+    /// What to use now. `mined` is the height of what is mined on.
     pub(super) fn choose(
         &mut self,
         views: &[View],
         mined: Option<u32>,
         now: Instant,
-    ) -> Option<usize> {
+    ) -> Option<Choice> {
         let answering = views.iter().filter(|view| view.answers);
         let highest = answering.map(|view| view.height).max().flatten();
-        // The source in use is not held to what it gave before: its chain may have been reorganised.
-        let least = |place| match self.used == Some(place) {
+        // Its chain may have been reorganised. Then nobody is held to what it gave before.
+        let taken_back = self
+            .used
+            .is_some_and(|used| views[used].answers && views[used].height < mined);
+        let least = match taken_back {
             true => highest,
             false => highest.max(mined),
         };
-        let good: Vec<bool> = (0..)
-            .zip(views)
-            .map(|(place, view)| view.answers && view.height >= least(place))
+        let good: Vec<bool> = views
+            .iter()
+            .map(|view| view.answers && view.height >= least)
             .collect();
         for ((record, view), good) in self.records.iter_mut().zip(views).zip(&good) {
             record.see(view.answers, *good, self.patience.leave_after, now);
@@ -89,7 +103,10 @@ impl Selector {
         if self.used != before {
             self.not_at_once_again(now);
         }
-        self.used
+        self.used.map(|place| Choice {
+            place,
+            publish: good[place] || views[place].height >= mined,
+        })
     }
 
     /// One before the source in use that is good again, and not only for a moment.
@@ -173,11 +190,11 @@ mod tests {
 
         fn at(&mut self, second: u64, views: &[View]) -> Option<usize> {
             let now = self.start + Duration::from_secs(second);
-            let used = self.selector.choose(views, self.mined, now);
-            if let Some(used) = used.filter(|used| views[*used].answers) {
-                self.mined = views[used].height;
+            let choice = self.selector.choose(views, self.mined, now)?;
+            if choice.publish && views[choice.place].height.is_some() {
+                self.mined = views[choice.place].height;
             }
-            used
+            Some(choice.place)
         }
     }
 
@@ -266,16 +283,47 @@ mod tests {
         assert_eq!(scene.mined, Some(7));
     }
 
+    #[test]
+    fn a_source_that_restarts_behind_another_takes_nobody_back() {
+        let mut scene = Scene::new(2);
+        scene.at(0, &[at(9), at(9)]);
+        assert_eq!(scene.at(100, &[at(7), at(9)]), Some(0));
+        assert_eq!(scene.at(105, &[at(8), at(9)]), Some(0));
+        assert_eq!(scene.mined, Some(9));
+        // It has the time that any source has.
+        assert_eq!(scene.at(114, &[at(8), at(9)]), Some(0));
+        assert_eq!(scene.at(115, &[at(8), at(10)]), Some(1));
+        assert_eq!(scene.mined, Some(10));
+    }
+
+    #[test]
+    fn a_source_that_lags_behind_another_still_goes_forward() {
+        let mut scene = Scene::new(2);
+        scene.at(0, &[at(7), at(7)]);
+        assert_eq!(scene.at(100, &[at(8), at(9)]), Some(0));
+        assert_eq!(scene.mined, Some(8));
+    }
+
+    #[test]
+    fn a_tip_that_no_source_has_any_more_is_not_waited_for() {
+        let mut scene = Scene::new(2);
+        scene.at(0, &[at(9), at(8)]);
+        assert_eq!(scene.at(100, &[at(7), at(8)]), Some(0));
+        assert_eq!(scene.mined, Some(9));
+        assert_eq!(scene.at(115, &[at(7), at(8)]), Some(1));
+        assert_eq!(scene.mined, Some(8));
+    }
+
     proptest! {
-        /// Whatever the sources do, what takes over is never older than what is mined on, and nothing changes all the
-        /// time.
+        /// Whatever the sources do, what is mined on goes back only where none that answers has it any more, what takes
+        /// over is one of the highest, and nothing changes all the time.
         #[test]
         fn no_change_of_source_goes_back(
             steps in prop::collection::vec(
                 (0u64..20, prop::collection::vec((any::<bool>(), 0u32..4), 3)), 1..200),
         ) {
             let mut scene = Scene::new(3);
-            let (mut second, mut used, mut changed) = (0, None, 0);
+            let (mut second, mut used, mut changed) = (0, None::<usize>, 0);
             for (seconds, shown) in steps {
                 second += seconds;
                 let views: Vec<View> = shown
@@ -287,8 +335,14 @@ mod tests {
                 if used.is_none() && now.is_some() {
                     changed = second;
                 }
+                let answering = || views.iter().filter(|view| view.answers);
+                if scene.mined < mined {
+                    prop_assert!(answering().all(|view| view.height < mined));
+                }
                 if let (Some(before), Some(now)) = (used, now) && before != now {
-                    prop_assert!(views[now].answers && views[now].height >= mined);
+                    prop_assert!(views[now].answers);
+                    prop_assert!(answering().all(|view| view.height <= views[now].height));
+                    prop_assert!(views[now].height >= mined || views[before].answers);
                     prop_assert!(second - changed >= 15);
                     changed = second;
                 }

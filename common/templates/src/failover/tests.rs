@@ -134,6 +134,22 @@ async fn a_source_that_is_behind_does_not_take_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_restarts_behind_another_takes_nobody_back() {
+    let (boards, templates) = several(2);
+    boards[0].publish(made_by(1, 1, 101));
+    boards[1].publish(made_by(2, 1, 101));
+    templates.ready().await.unwrap();
+    boards[0].publish(made_by(1, 2, 99));
+    sleep(5 * SECOND).await;
+    let kept = templates.ready().await.unwrap();
+    assert_eq!((kept.id, kept.height()), (1, Some(101)));
+    boards[0].publish(made_by(1, 3, 101));
+    sleep(SECOND).await;
+    assert_eq!(templates.ready().await.unwrap().id, 2);
+    assert_eq!((maker(&templates), in_use(&templates)), (Some(1), Some(0)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn time_does_not_go_back_with_another_clock() {
     let (boards, templates) = several(2);
     boards[0].publish(made_by(1, 1, 100));
