@@ -101,6 +101,16 @@ impl Templates {
         }
     }
 
+    /// Waits for nodes that a block is still on its way to though another one has accepted it; for some seconds at most. To
+    /// be called at the end, when all submissions are answered.
+    pub async fn finish(&self) {
+        match &self.0 {
+            // Its answer is the only one.
+            Inner::One(_) => {}
+            Inner::Several(failover) => failover.finish().await,
+        }
+    }
+
     /// Where the block of this hash (as in headers) and height stands now.
     pub async fn fate(&self, hash: [u8; 32], height: u32) -> Result<Fate, FateError> {
         match &self.0 {

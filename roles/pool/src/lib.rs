@@ -171,7 +171,9 @@ impl Pool {
         let served = serve(listener, &shared, board, config.server_id, &shutdown).await;
         follower.abort();
         let _ = follower.await;
+        let templates = shared.templates.clone();
         let closed = close(shared).await;
+        templates.finish().await;
         info!("pool stopped");
         served.and(closed)
     }

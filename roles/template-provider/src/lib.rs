@@ -151,6 +151,7 @@ impl TemplateProvider {
         // The source gives a node that is away a configured time; a block is worth waiting for.
         shared.submissions.close();
         shared.submissions.wait().await;
+        templates.finish().await;
         info!("template provider stopped");
         result
     }

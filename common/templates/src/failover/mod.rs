@@ -14,9 +14,9 @@ use bitcoin::Network;
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
@@ -28,6 +28,10 @@ use selector::{Patience, Selector, View};
 /// How often the sources are looked at when nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the end waits for nodes that have not answered to a block yet. Whoever waits for an answer has had it; the node
+/// that has accepted the block passes it on, too.
+const LAST_OFFERS: Duration = Duration::from_secs(10);
+
 /// Templates of which it is known who made them. Longer than any job lives.
 const REMEMBERED: usize = 1024;
 
@@ -37,6 +41,8 @@ pub(crate) struct Failover {
     /// What is published; its health and status are those of the source in use.
     pub(crate) board: Board,
     state: Mutex<State>,
+    /// Blocks on their way to a source; they outlive the wait for the best answer.
+    offers: TaskTracker,
 }
 
 #[derive(Default)]
@@ -73,6 +79,7 @@ impl Failover {
             // Its own age is never asked for.
             board: Board::new("failover", String::new(), Duration::MAX),
             state: Mutex::default(),
+            offers: TaskTracker::new(),
         });
         let task = Arc::clone(&failover).run(patience);
         tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
@@ -218,7 +225,8 @@ impl Failover {
                 ..solution
             };
             let answer = answer.clone();
-            tokio::spawn(async move { answer.send(source.submit(solution).await).await });
+            self.offers
+                .spawn(async move { answer.send(source.submit(solution).await).await });
         }
         if let Some(block) = block {
             self.offer(&block, origin.map(|origin| origin.source), &answer);
@@ -247,7 +255,16 @@ impl Failover {
                 continue;
             }
             let (source, block, answer) = (source.clone(), block.clone(), answer.clone());
-            tokio::spawn(async move { answer.send(source.submit_block(block).await).await });
+            self.offers
+                .spawn(async move { answer.send(source.submit_block(block).await).await });
+        }
+    }
+
+    /// Waits until each source that was offered a block has answered, but not for long.
+    pub(crate) async fn finish(&self) {
+        self.offers.close();
+        if timeout(LAST_OFFERS, self.offers.wait()).await.is_err() {
+            warn!("the process ends before every node has answered to a block");
         }
     }
 
@@ -348,7 +365,8 @@ impl State {
     }
 }
 
-/// The answer that says most: a block that one source takes is a block, whatever the others think.
+/// The answer that says most: a block that one source takes is a block, whatever the others think. Refused it is only where
+/// all have refused it: one that is away may be the only one whose chain it fits.
 async fn best(mut answers: mpsc::Receiver<Submission>) -> Submission {
     let mut best: Option<Submission> = None;
     while let Some(answer) = answers.recv().await {
@@ -366,8 +384,8 @@ async fn best(mut answers: mpsc::Receiver<Submission>) -> Submission {
 
 fn rank(submission: &Submission) -> u8 {
     match submission {
-        Submission::Unreachable(_) => 0,
-        Submission::Rejected(_) => 1,
+        Submission::Rejected(_) => 0,
+        Submission::Unreachable(_) => 1,
         Submission::Unknown(_) => 2,
         Submission::Accepted => 3,
     }

@@ -260,6 +260,54 @@ async fn a_block_goes_to_all_and_one_that_takes_it_is_enough() {
 }
 
 #[tokio::test]
+async fn the_end_waits_until_the_other_nodes_have_the_block_too() {
+    let now = Arc::new(Notify::new());
+    let later = Arc::clone(&now);
+    let slow = FakeNode::start(move |method, _| match method {
+        "submitblock" => Reply::Later(Arc::clone(&later), json!(null)),
+        _ => Reply::Error(-5, "Block not found"),
+    })
+    .await;
+    let quick = node(true).await;
+    let (boards, templates) = in_front_of(&[&quick, &slow]).await;
+    let template = templates.ready().await.unwrap();
+    let solution = testing::solve(&template, |_| {});
+    assert_eq!(templates.submit(solution).await, Submission::Accepted);
+    let mut end = std::pin::pin!(templates.finish());
+    let still_waits = timeout(Duration::ZERO, end.as_mut()).await.is_err();
+    assert!(still_waits, "one has not answered");
+    now.notify_one();
+    timeout(PATIENCE, end).await.unwrap();
+    assert_eq!(boards[1].status().blocks_accepted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_for_no_node_for_ever() {
+    let (_, templates) = several(2);
+    let crate::Inner::Several(failover) = &templates.0 else {
+        unreachable!("there are two");
+    };
+    failover.offers.spawn(std::future::pending::<()>());
+    let start = Instant::now();
+    templates.finish().await;
+    assert_eq!(start.elapsed().as_secs(), LAST_OFFERS.as_secs());
+}
+
+#[tokio::test]
+async fn a_refusal_settles_nothing_while_another_node_is_away() {
+    let refused = Submission::Rejected("bad-cb-amount".to_owned());
+    let away = Submission::Unreachable("no answer in time".to_owned());
+    for said in [[&refused, &away], [&away, &refused]] {
+        let (answer, answers) = mpsc::channel(2);
+        for submission in said {
+            answer.send(submission.clone()).await.unwrap();
+        }
+        drop(answer);
+        assert_eq!(best(answers).await, away);
+    }
+}
+
+#[tokio::test]
 async fn a_block_that_all_refuse_is_refused_and_one_that_nobody_can_have_is_not_lost_silently() {
     let nodes = [node(false).await, node(false).await];
     let (boards, templates) = in_front_of(&[&nodes[0], &nodes[1]]).await;
