@@ -11,7 +11,7 @@
 //! - what was believed before a silence is kept, and believed again if the miner comes back as it was.
 //!
 //! The difficulty moves only where the estimate has left the present one by about its own uncertainty. The constants are
-//! chosen by simulation (`make bench-vardiff`).
+//! chosen by simulation (`make bench-vardiff`); docs/benchmarks.md says how near to what is possible they come.
 
 use std::{
     collections::VecDeque,
@@ -21,28 +21,17 @@ use std::{
 use crate::{Difficulty, Hashrate, difficulty::HASHES_PER_DIFFICULTY};
 
 /// Certainty beyond this many shares is forgotten.
-const MEMORY_SHARES: f64 = 240.0;
+const MEMORY_SHARES: f64 = 800.0;
 
 /// Certainty, in shares, of what a miner states of itself, and of what a silence says. With one share the difficulty
 /// eases in a silence at the rate at which the first share, when it comes, is the one to be expected.
 const WEAK_SHARES: f64 = 1.0;
 
-/// The lengths of the runs of latest shares that are tested, each with the log-likelihood ratio that it takes. A short run
-/// says little of the rate, so that acting on one by mistake costs more.
-const RUNS: [(usize, f64); 6] = [
-    (3, 11.0),
-    (5, 10.5),
-    (9, 10.0),
-    (16, 9.0),
-    (31, 8.5),
-    (60, 8.0),
-];
-
-/// Shares whose exposure is remembered: the longest run, and the one before it.
-const RECENT: usize = 61;
+/// The shortest run of latest shares that is tested. Fewer say too little to start anew from.
+const SHORTEST_RUN: f64 = 6.0;
 
 /// The log-likelihood ratio at which a silence means that the miner has changed or gone.
-const SILENCE_CONTRADICTION: f64 = 12.0;
+const SILENCE_CONTRADICTION: f64 = 20.0;
 
 /// Below this ratio two beliefs can be of the same miner.
 const AGREEMENT: f64 = 2.0;
@@ -59,7 +48,7 @@ const URGENT_AT_ONCE: u32 = 3;
 
 /// How much faster than the present difficulty expects a run is taken to be at most. Shares that arrive in one read have no
 /// time between them, and say less than that.
-const LARGEST_STEP: f64 = 1000.0;
+const LARGEST_STEP: f64 = 3000.0;
 
 /// Shares that come within so long may come in one read, with no time between them.
 const READ_SECONDS: f64 = 0.05;
@@ -71,10 +60,10 @@ const DEEPEST_EASING: f64 = 1e7;
 const STALL_SECONDS: f64 = 30.0;
 
 /// The smallest relative change that is worth telling a miner, as a natural logarithm.
-const SMALLEST_STEP: f64 = 0.15;
+const SMALLEST_STEP: f64 = 0.1;
 
 /// The part of the estimate's own uncertainty that it may be away before the difficulty follows.
-const HYSTERESIS: f64 = 1.0;
+const HYSTERESIS: f64 = 0.85;
 
 /// The controller of one channel.
 #[derive(Debug, Clone)]
@@ -171,7 +160,7 @@ impl Vardiff {
     pub fn retarget(&mut self, present: Difficulty, now: Instant) -> Option<Retarget> {
         self.measure(now);
         self.test_silence();
-        let wanted = self.belief.rate() / self.shares_per_second;
+        let wanted = self.belief.fairest_rate() / self.shares_per_second;
         let step = (wanted / present.value()).ln();
         let uncertainty = HYSTERESIS / self.belief.count.sqrt();
         if step.abs() <= uncertainty.max(SMALLEST_STEP) {
@@ -204,41 +193,41 @@ impl Vardiff {
         self.measured_until = self.measured_until.max(now);
     }
 
-    /// Starts anew from the longest run of latest shares that cannot be of the miner that was there before it.
+    /// Starts anew from that run of latest shares which is least likely of the miner that was there before it, if it
+    /// cannot be of it.
     fn test_recent_shares(&mut self) -> bool {
         let fastest = LARGEST_STEP * self.shares_per_second * self.active;
         let stall = STALL_SECONDS / self.active;
-        let mut found = None;
-        for (length, contradiction) in RUNS {
-            let Some(exposure) = self.recent.exposure(length) else {
-                break;
-            };
+        let mut found: Option<(usize, Belief)> = None;
+        let mut least_likely = 0.0;
+        for (parts, latest, before) in self.recent.runs() {
+            if latest.count < SHORTEST_RUN {
+                continue;
+            }
             let run = Belief {
-                count: shares(length),
-                exposure: exposure.max(shares(length) / fastest),
+                exposure: latest.exposure.max(latest.count / fastest),
+                ..latest
             };
             let rest = self.belief.without(run);
+            let ratio = run.differs_from(rest);
             // A run too short to be measured can be as fast as believed.
-            let unmeasured = exposure < run.exposure && run.rate() < rest.rate();
-            if unmeasured || run.differs_from(rest) <= contradiction {
+            let unmeasured = latest.exposure < run.exposure && run.rate() < rest.rate();
+            if unmeasured || ratio <= contradiction(run.count).max(least_likely) {
                 continue;
             }
             // A run that is fast only because the link stalled before it is as slow as ever with that stall in it.
-            let gap = self
-                .recent
-                .gap_before(length)
-                .map_or(0.0, |gap| gap.min(stall));
             let with_stall = Belief {
-                count: run.count + 1.0,
-                exposure: run.exposure + gap,
+                count: run.count + before.count,
+                exposure: run.exposure + before.exposure.min(stall),
             };
             if run.rate() < rest.rate() || with_stall.differs_from(rest) > AGREEMENT {
-                found = Some((length, run));
+                found = Some((parts, run));
+                least_likely = ratio;
             }
         }
-        if let Some((length, run)) = found {
-            self.belief = run.unbiased();
-            self.recent.keep(length);
+        if let Some((parts, run)) = found {
+            self.belief = run;
+            self.recent.keep(parts);
         }
         found.is_some()
     }
@@ -247,20 +236,18 @@ impl Vardiff {
     fn test_return(&mut self) -> bool {
         // The share that ended the silence says nothing of the rate; the two behind it do.
         const LENGTH: usize = 2;
-        let (Some(before), Some(exposure), true) = (
-            self.before_silence,
-            self.recent.exposure(LENGTH),
-            self.recent.len() > LENGTH,
-        ) else {
+        let run = self.recent.runs().nth(LENGTH - 1);
+        let (Some(before), Some((_, run, _)), true) =
+            (self.before_silence, run, self.recent.0.len() > LENGTH)
+        else {
             return false;
         };
         self.before_silence = None;
         // Where they were to be expected within one read, that they came in one read says no more.
-        let count = shares(LENGTH);
-        let read = (count / before.rate()).min(READ_SECONDS / self.active);
+        let read = (run.count / before.rate()).min(READ_SECONDS / self.active);
         let since = Belief {
-            count,
-            exposure: exposure.max(read),
+            exposure: run.exposure.max(read),
+            ..run
         };
         let same = since.differs_from(before) < AGREEMENT;
         if same {
@@ -289,7 +276,7 @@ impl Vardiff {
         }
         let rest = self.belief.without(silence);
         if silence.differs_from(rest) > SILENCE_CONTRADICTION {
-            if rest.count > RESTORED_SHARES / 2.0 {
+            if rest.count >= SHORTEST_RUN {
                 self.before_silence = Some(rest);
             }
             self.belief = Belief {
@@ -299,6 +286,12 @@ impl Vardiff {
             self.recent.keep(0);
         }
     }
+}
+
+/// The log-likelihood ratio at which a run of so many shares is of another hashrate. A mistake costs more with a short run,
+/// because that says little of the rate.
+fn contradiction(shares: f64) -> f64 {
+    5.3 + 19.0 / shares.sqrt()
 }
 
 /// What is known of a rate: so many shares in so much exposure (seconds per difficulty).
@@ -311,6 +304,16 @@ struct Belief {
 impl Belief {
     fn rate(self) -> f64 {
         self.count / self.exposure
+    }
+
+    /// The rate of which the true one is off by the least expected square, in parts of it: the mean square over the mean of
+    /// the Gamma distribution that these shares make of Jeffreys' prior. A handful tells; what was stated is taken as it is.
+    fn fairest_rate(self) -> f64 {
+        if self.count > SHORTEST_RUN / 2.0 {
+            (self.count + 1.5) / self.exposure
+        } else {
+            self.rate()
+        }
     }
 
     fn forget(&mut self, most: f64) {
@@ -340,50 +343,72 @@ impl Belief {
         };
         term(self) + term(other) - term(both)
     }
-
-    /// A run was chosen because it ends with a share, so that half a share of it says nothing of the rate.
-    fn unbiased(self) -> Self {
-        Self {
-            count: self.count - 0.5,
-            ..self
-        }
-    }
 }
 
-/// The exposure before each of the latest shares. It grows with the shares, so that an idle channel holds none.
+/// The latest shares and the exposure before them, the latest first: singly, then in pairs, fours and so on, as what is
+/// longer ago needs to be known less exactly. So many shares take few tests and little memory; an idle channel holds none.
 #[derive(Debug, Clone, Default)]
-struct Recent(VecDeque<f32>);
+struct Recent(VecDeque<Part>);
+
+/// Some neighbouring shares.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    count: u16,
+    exposure: f32,
+}
 
 impl Recent {
+    /// So many parts have the same count; older ones have twice that.
+    const ALIKE: usize = 4;
+    /// The count of the oldest parts. What is older is not remembered.
+    const LARGEST_PART: u16 = 32;
+
+    #[allow(clippy::cast_possible_truncation)]
     fn push(&mut self, exposure: f64) {
-        if self.0.len() == RECENT {
-            self.0.pop_back();
+        self.0.push_front(Part {
+            count: 1,
+            exposure: exposure as f32,
+        });
+        let mut oldest = Self::ALIKE;
+        let mut count = 1;
+        while self.0.get(oldest).is_some_and(|part| part.count == count) {
+            let Some(part) = self.0.remove(oldest) else {
+                return;
+            };
+            if count == Self::LARGEST_PART {
+                return;
+            }
+            let next = &mut self.0[oldest - 1];
+            next.count += part.count;
+            next.exposure += part.exposure;
+            oldest += Self::ALIKE - 1;
+            count *= 2;
         }
-        #[allow(clippy::cast_possible_truncation)]
-        self.0.push_front(exposure as f32);
     }
 
-    /// Of the latest so many shares together; none if there are fewer.
-    fn exposure(&self, length: usize) -> Option<f64> {
-        (self.0.len() >= length).then(|| self.0.iter().take(length).copied().map(f64::from).sum())
+    /// Of each run of latest parts: how many they are, what they say together, and what the one before them says.
+    fn runs(&self) -> impl Iterator<Item = (usize, Belief, Belief)> {
+        let mut run = Part::default().belief();
+        self.0.iter().enumerate().map(move |(at, part)| {
+            run.count += part.belief().count;
+            run.exposure += part.belief().exposure;
+            let before = self.0.get(at + 1).copied().unwrap_or_default();
+            (at + 1, run, before.belief())
+        })
     }
 
-    fn gap_before(&self, length: usize) -> Option<f64> {
-        self.0.get(length).copied().map(f64::from)
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn keep(&mut self, length: usize) {
-        self.0.truncate(length);
+    fn keep(&mut self, parts: usize) {
+        self.0.truncate(parts);
     }
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn shares(length: usize) -> f64 {
-    length as f64
+impl Part {
+    fn belief(self) -> Belief {
+        Belief {
+            count: self.count.into(),
+            exposure: self.exposure.into(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -495,6 +520,33 @@ mod tests {
         mine(&mut vardiff, &mut present, &mut now, 1e14, 1);
         let ratio = present.value() / right.value();
         assert!((0.75..1.34).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn a_miner_that_was_hardly_known_is_not_eased_without_end() {
+        let hashrate = Hashrate::new(1e14).unwrap();
+        let mut now = Instant::now();
+        let mut vardiff = Vardiff::new(RATE, hashrate, now);
+        let mut present = hashrate.difficulty_for(RATE).unwrap();
+        let right = present;
+        vardiff.job_sent(present, now);
+        mine(&mut vardiff, &mut present, &mut now, 1e14, 2);
+        mine(&mut vardiff, &mut present, &mut now, 0.0, 120);
+        let eased = right.value() / present.value();
+        assert!((1e3..1e9).contains(&eased), "{eased:e}");
+    }
+
+    #[test]
+    fn many_shares_are_remembered_in_few_parts() {
+        let mut recent = Recent::default();
+        for share in 1..=10_000 {
+            recent.push(f64::from(share));
+            let (parts, all, _) = recent.runs().last().unwrap();
+            assert!(parts <= 25 && all.count >= f64::from(share.min(200)));
+            // The exposures before the latest shares are that many successive numbers.
+            let exposure = all.count * f64::from(share) - all.count * (all.count - 1.0) / 2.0;
+            assert_eq!(all.exposure, exposure);
+        }
     }
 
     #[test]
