@@ -163,7 +163,8 @@ impl Names {
 
     /// The name that this worker is booked under.
     fn known(&mut self, hour: i64, account: &Arc<str>, worker: Arc<str>) -> Arc<str> {
-        if hour > self.hour {
+        // A clock that is set back by more than an hour begins anew, too.
+        if hour > self.hour || hour.saturating_add(1) < self.hour {
             *self = Self {
                 hour,
                 ..Self::new(self.per_account)

@@ -25,7 +25,8 @@ pub struct Block {
     pub state: BlockState,
     /// When it was found, in milliseconds since the Unix epoch.
     pub found_ms: i64,
-    /// The serialised block, for as long as no node has taken it. `None` where only the template source knows it.
+    /// The serialised block, to be recorded and kept until it is buried. `None` where only the template source knows it,
+    /// and where it was not asked for.
     pub raw: Option<Vec<u8>>,
 }
 

@@ -89,18 +89,23 @@ impl Inbox {
     }
 
     pub(crate) async fn block_found(&self, block: Block) {
-        self.order(|receipt| Order::BlockFound(block, receipt))
-            .await;
+        // What it takes in memory, in entries.
+        let size = block.raw.as_ref().map_or(0, Vec::len);
+        self.order(1 + size / size_of::<Entry>(), |receipt| {
+            Order::BlockFound(block, receipt)
+        })
+        .await;
     }
 
     pub(crate) async fn block_state(&self, hash: [u8; 32], state: BlockState) {
-        self.order(|receipt| Order::BlockState(hash, state, receipt))
+        self.order(1, |receipt| Order::BlockState(hash, state, receipt))
             .await;
     }
 
-    async fn order(&self, order: impl FnOnce(Receipt) -> Order) {
+    async fn order(&self, weight: usize, order: impl FnOnce(Receipt) -> Order) {
+        let weight = self.weight(weight);
         // The semaphore is never closed.
-        let Ok(held) = Arc::clone(&self.room).acquire_owned().await else {
+        let Ok(held) = Arc::clone(&self.room).acquire_many_owned(weight).await else {
             return;
         };
         let (done, carried_out) = oneshot::channel();
@@ -114,9 +119,9 @@ impl Inbox {
         }
     }
 
-    /// How much room entries take. More of them than there is room for at all are let in alone.
-    fn weight(&self, entries: &[Entry]) -> u32 {
-        u32::try_from(entries.len())
+    /// How much room so many entries take. More of them than there is room for at all are let in alone.
+    fn weight(&self, entries: usize) -> u32 {
+        u32::try_from(entries)
             .unwrap_or(u32::MAX)
             .min(self.capacity)
     }
@@ -159,7 +164,7 @@ impl Booking {
     pub fn book(&mut self, number: u64, entries: Vec<Entry>) {
         let minute = minute_now();
         self.booked = number;
-        let weight = self.inbox.weight(&entries);
+        let weight = self.inbox.weight(entries.len());
         match Arc::clone(&self.inbox.room).try_acquire_many_owned(weight) {
             Ok(held) if self.waiting.is_empty() => self.send(number, minute, entries, held),
             _ => self.waiting.push_back((number, minute, entries)),
@@ -191,7 +196,7 @@ impl Booking {
                 self.line.changed.notified().await;
                 continue;
             };
-            let weight = self.inbox.weight(entries);
+            let weight = self.inbox.weight(entries.len());
             let room = Arc::clone(&self.inbox.room).acquire_many_owned(weight);
             let room = tokio::select! {
                 () = self.line.changed.notified() => continue,

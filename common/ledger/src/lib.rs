@@ -25,7 +25,7 @@ pub use config::StorageConfig;
 pub use report::{Minutes, Reader, Work};
 
 use booking::Inbox;
-use store::{Server, Url};
+use store::{Connection, Server, Url};
 use writer::Writer;
 
 /// The running ledger of one pool.
@@ -59,31 +59,73 @@ pub struct Unflushed {
     pub entries: usize,
 }
 
-impl Ledger {
-    /// Opens the database, brings its tables up to date, and counts this start of the server.
+/// A ledger that is open and up to date, and that this process does not write to yet.
+///
+/// The two steps are apart so that a process that cannot start does not end another one with the same id that runs.
+pub struct Opened {
+    config: StorageConfig,
+    url: Url,
+    connection: Connection,
+    publish: watch::Sender<Health>,
+}
+
+impl Opened {
+    /// Opens the database, and brings its tables up to date.
     ///
     /// # Errors
     /// [`Error`], all of them the operator's to mend.
-    pub async fn open(config: &StorageConfig, server_id: u16) -> Result<Self, Error> {
+    pub async fn open(config: &StorageConfig) -> Result<Self, Error> {
         config.validate()?;
         let url = Url::parse(config)?;
-        let server_id = server_id.into();
-        let mut connection = store::connect(&url).await?.migrate(&url).await?;
-        let boot = connection.count_start(server_id).await?;
-        let (inbox, outlet) = booking::queue(config.queue);
-        let (publish, health) = watch::channel(Health::Writable);
-        let server = Server {
-            id: server_id,
-            boot,
-        };
-        let writer = Writer::new(config, url.clone(), connection, server, outlet, publish);
+        let connection = store::connect(&url, true).await?.migrate(&url).await?;
         Ok(Self {
+            config: config.clone(),
+            url,
+            connection,
+            publish: watch::Sender::new(Health::Writable),
+        })
+    }
+
+    /// Whether commits succeed; changes are published.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.publish.subscribe()
+    }
+
+    /// Counts this start of the server, after which an earlier one that still runs can write no more.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn start(self, server_id: u16) -> Result<Ledger, Error> {
+        let Self {
+            config,
+            url,
+            mut connection,
+            publish,
+        } = self;
+        let id = server_id.into();
+        let boot = connection.count_start(id).await?;
+        let (inbox, outlet) = booking::queue(config.queue);
+        let health = publish.subscribe();
+        let server = Server { id, boot };
+        let writer = Writer::new(&config, url.clone(), connection, server, outlet, publish);
+        Ok(Ledger {
             inbox,
             health,
             boot: boot.unsigned_abs(),
             url,
             writer: tokio::spawn(writer.run()),
         })
+    }
+}
+
+impl Ledger {
+    /// Opens the database and starts to write, see [`Opened`].
+    ///
+    /// # Errors
+    /// [`Error`], all of them the operator's to mend.
+    pub async fn open(config: &StorageConfig, server_id: u16) -> Result<Self, Error> {
+        Opened::open(config).await?.start(server_id).await
     }
 
     /// How often this server has started, this time included. No two starts have the same number.
@@ -132,14 +174,21 @@ impl Ledger {
             inbox, mut writer, ..
         } = self;
         let waiting = inbox.waiting();
+        let before = waiting();
         drop(inbox);
-        if timeout(limit, &mut writer).await.is_ok() {
-            return Ok(());
-        }
-        writer.abort();
-        match waiting() {
-            0 => Ok(()),
-            entries => Err(Unflushed { entries }),
+        match timeout(limit, &mut writer).await {
+            Ok(Ok(())) => Ok(()),
+            // It came to a bad end, and nobody knows how far it got.
+            Ok(Err(_)) => Err(Unflushed { entries: before }),
+            Err(_) => {
+                let entries = waiting();
+                writer.abort();
+                if entries > 0 {
+                    Err(Unflushed { entries })
+                } else {
+                    Ok(())
+                }
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ fn up(value: i64, by: i64) -> i64 {
 
 impl Reader {
     pub(crate) async fn connect(url: &Url) -> Result<Self, Error> {
-        let connection = store::connect(url).await?;
+        let connection = store::connect(url, false).await?;
         Ok(Self { connection })
     }
 
@@ -84,7 +84,7 @@ impl Reader {
         {
             return Err(Error::Empty(url.shown()));
         }
-        let mut connection = store::connect(&url).await?;
+        let mut connection = store::connect(&url, false).await?;
         if !connection.has_tables().await {
             return Err(Error::Empty(url.shown()));
         }
@@ -102,21 +102,29 @@ impl Reader {
         Ok(work)
     }
 
-    /// Blocks of this server whose fate is open, with what they consist of, the newest first; orphans that were found
-    /// since then included, because a reorganisation can bring them back.
+    /// Blocks of this server whose fate is open, without what they consist of, the oldest first; with orphans and
+    /// rejected ones that became so since then, because a reorganisation or another node can bring them back.
     ///
     /// # Errors
     /// [`Error::Database`].
     pub async fn open_blocks(
         &mut self,
         server_id: u16,
-        orphaned_since_ms: i64,
+        ended_since_ms: i64,
     ) -> Result<Vec<Block>, Error> {
         self.blocks_of(Blocks::Open {
             server_id: server_id.into(),
-            orphaned_since_ms,
+            ended_since_ms,
         })
         .await
+    }
+
+    /// The whole block of this hash, if it is here and kept.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn raw_block(&mut self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.connection.raw_block(hash).await?)
     }
 
     /// The newest blocks that were found since then, without what they consist of.
@@ -159,6 +167,6 @@ fn block(row: BlockRow) -> Option<Block> {
         reward_sats: row.reward_sats.unsigned_abs(),
         state: BlockState::from_columns(&row.state, row.reason, row.confirmations)?,
         found_ms: row.found_ms,
-        raw: row.raw,
+        raw: None,
     })
 }

@@ -13,7 +13,7 @@ use diesel::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 
-use crate::{Error, StorageConfig, batch::Batch, report::Minutes};
+use crate::{Error, StorageConfig, batch::Batch, block::shown, report::Minutes};
 
 /// Where a ledger is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,10 +31,20 @@ impl Url {
         let text = config.url.trim();
         if let Some(path) = text.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            if !path.is_empty() && path != ":memory:" {
+            // SQLite would read a name of its own out of these.
+            if !path.is_empty() && !path.starts_with(':') && !path.starts_with("file:") {
                 return Ok(Self::Sqlite(path.to_owned()));
             }
         } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let (_, query) = text.split_once('?').unwrap_or_default();
+            if query.contains("password=") {
+                return Err(Error::Config {
+                    key: "storage.url",
+                    problem: "takes a password behind the user's name alone, as in postgres://user:password@host, where \
+                              it is never shown"
+                        .to_owned(),
+                });
+            }
             return Ok(Self::Postgres {
                 text: text.to_owned(),
                 ca_file: config.ca_file.clone(),
@@ -78,15 +88,28 @@ pub(crate) enum Committed {
     TakenOver,
 }
 
+/// What there was to move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RolledUp {
+    /// A minute; there may be more.
+    Minute,
+    Nothing,
+    /// A later start of the same server writes.
+    TakenOver,
+}
+
 /// An open database.
 pub(crate) enum Connection {
     Sqlite(sqlite::Connection),
     Postgres(Box<postgres::Connection>),
 }
 
-pub(crate) async fn connect(url: &Url) -> Result<Connection, Error> {
+/// Opens a database that is there; `create` makes the file where it is not.
+pub(crate) async fn connect(url: &Url, create: bool) -> Result<Connection, Error> {
     let connected = match url {
-        Url::Sqlite(path) => sqlite::Connection::open(path).await.map(Connection::Sqlite),
+        Url::Sqlite(path) => sqlite::Connection::open(path, create)
+            .await
+            .map(Connection::Sqlite),
         Url::Postgres { text, ca_file } => postgres::Connection::open(text, ca_file.as_deref())
             .await
             .map(|connection| Connection::Postgres(Box::new(connection))),
@@ -141,12 +164,13 @@ impl Connection {
         }
     }
 
-    /// Moves this server's oldest minute before `before` into its hour; false if there is none.
+    /// Moves this server's oldest minute before `before` into its hour. Like a commit it begins with a write to the
+    /// server's row, which keeps others out, and shows that there can be writes.
     pub(crate) async fn roll_up(
         &mut self,
         server: Server,
         before: i64,
-    ) -> Result<bool, DatabaseError> {
+    ) -> Result<RolledUp, DatabaseError> {
         match self {
             Self::Sqlite(connection) => connection.roll_up(server, before).await,
             Self::Postgres(connection) => connection.roll_up(server, before).await,
@@ -160,7 +184,19 @@ impl Connection {
         }
     }
 
-    /// Blocks, the newest first.
+    /// The whole block, where it is kept.
+    pub(crate) async fn raw_block(
+        &mut self,
+        hash: &[u8; 32],
+    ) -> Result<Option<Vec<u8>>, DatabaseError> {
+        let rows = match self {
+            Self::Sqlite(connection) => connection.raw_block(shown(hash)).await?,
+            Self::Postgres(connection) => connection.raw_block(shown(hash)).await?,
+        };
+        Ok(rows.into_iter().next().and_then(|row| row.raw))
+    }
+
+    /// Blocks, without what they consist of.
     pub(crate) async fn blocks(&mut self, wanted: Blocks) -> Result<Vec<BlockRow>, DatabaseError> {
         match self {
             Self::Sqlite(connection) => connection.blocks(wanted).await,
@@ -172,11 +208,9 @@ impl Connection {
 /// Which blocks to read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Blocks {
-    /// Those of a server whose fate is open, with what they consist of; orphans that were found since then included.
-    Open {
-        server_id: i64,
-        orphaned_since_ms: i64,
-    },
+    /// Those of a server whose fate is open, the oldest first; with orphans and rejected ones that became so since
+    /// then.
+    Open { server_id: i64, ended_since_ms: i64 },
     /// This many of all that were found since then.
     Newest { since_ms: i64, count: i64 },
 }
@@ -230,6 +264,11 @@ pub(crate) struct BlockRow {
     pub confirmations: i64,
     #[diesel(sql_type = BigInt)]
     pub found_ms: i64,
+}
+
+/// What a block consists of.
+#[derive(Debug, QueryableByName)]
+pub(crate) struct RawRow {
     #[diesel(sql_type = Nullable<Binary>)]
     pub raw: Option<Vec<u8>>,
 }
@@ -257,6 +296,10 @@ mod sql {
          work_high = work_minutes.work_high + excluded.work_high, \
          work_low = work_minutes.work_low + excluded.work_low";
 
+    /// Keeps other writers of this server out until the end of the transaction.
+    pub(super) const HOLD_SERVER: &str =
+        "UPDATE servers SET batch = batch WHERE server_id = $1 AND boot = $2";
+
     pub(super) const OLDEST_MINUTE: &str = "SELECT minute AS value FROM work_minutes WHERE minute < $1 AND server_id = $2 ORDER BY minute LIMIT 1";
 
     pub(super) const ADD_HOUR: &str = "INSERT INTO work_hours \
@@ -283,17 +326,19 @@ mod sql {
          reward_sats, state, reason, confirmations, found_ms, changed_ms, raw) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (hash) DO NOTHING";
 
-    /// A block that a node has taken need not be kept.
+    /// A block is kept until it is buried.
     pub(super) const BLOCK_STATE: &str = "UPDATE blocks SET state = $1, reason = $2, confirmations = $3, \
-         changed_ms = $4, raw = CASE WHEN state = 'submitted' AND $1 = 'submitted' THEN raw ELSE NULL END \
+         changed_ms = $4, raw = CASE WHEN $1 = 'confirmed' THEN NULL ELSE raw END \
          WHERE hash = $5";
 
     pub(super) const OPEN_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
-         confirmations, found_ms, raw FROM blocks WHERE server_id = $1 AND (state IN ('submitted', 'accepted') OR state = 'orphaned' AND found_ms >= $2) \
-         ORDER BY found_ms DESC, hash LIMIT 10000";
+         confirmations, found_ms FROM blocks WHERE server_id = $1 AND (state IN ('submitted', 'accepted') \
+         OR state IN ('orphaned', 'rejected') AND changed_ms >= $2) ORDER BY found_ms, hash LIMIT 10000";
 
     pub(super) const NEWEST_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
-         confirmations, found_ms, CAST(NULL AS BYTEA) AS raw FROM blocks WHERE found_ms >= $1 ORDER BY found_ms DESC, hash LIMIT $2";
+         confirmations, found_ms FROM blocks WHERE found_ms >= $1 ORDER BY found_ms DESC, hash LIMIT $2";
+
+    pub(super) const RAW_BLOCK: &str = "SELECT raw FROM blocks WHERE hash = $1";
 }
 
 /// A number that a statement gives back.
@@ -320,8 +365,8 @@ impl Blocks {
         match self {
             Self::Open {
                 server_id,
-                orphaned_since_ms,
-            } => (sql::OPEN_BLOCKS, server_id, orphaned_since_ms),
+                ended_since_ms,
+            } => (sql::OPEN_BLOCKS, server_id, ended_since_ms),
             Self::Newest { since_ms, count } => (sql::NEWEST_BLOCKS, since_ms, count),
         }
     }
@@ -387,7 +432,7 @@ mod tests {
             ..StorageConfig::default()
         })
         .unwrap();
-        let connection = connect(&url).await.unwrap();
+        let connection = connect(&url, true).await.unwrap();
         let mut connection = connection.migrate(&url).await.unwrap();
         let server = |id, boot| Server { id, boot };
         assert_eq!(connection.count_start(1).await.unwrap(), 1);
@@ -411,7 +456,7 @@ mod tests {
         assert_eq!(before, (31, (2 << 40) + 8));
 
         let mut moved = 0;
-        while connection.roll_up(server(1, 1), 120).await.unwrap() {
+        while connection.roll_up(server(1, 1), 120).await.unwrap() == RolledUp::Minute {
             moved += 1;
             assert_eq!(total(&mut connection, Minutes::ALL).await, before);
         }
@@ -426,7 +471,47 @@ mod tests {
         let late = batch(2, &[(60, 32, 0)]);
         let committed = connection.commit(server(1, 1), late).await.unwrap();
         assert_eq!(committed, Committed::TakenOver);
+        let rolled_up = connection.roll_up(server(1, 1), 200).await.unwrap();
+        assert_eq!(rolled_up, RolledUp::TakenOver);
         assert_eq!(total(&mut connection, Minutes::ALL).await, before);
+    }
+
+    /// As when the answer to one of them was lost, and it is tried again on another connection.
+    async fn two_at_once_move_a_minute_once(url: &str) {
+        let url = Url::parse(&StorageConfig {
+            url: url.to_owned(),
+            ..StorageConfig::default()
+        })
+        .unwrap();
+        let first = connect(&url, true).await.unwrap();
+        let mut first = first.migrate(&url).await.unwrap();
+        let mut second = connect(&url, false).await.unwrap();
+        let boot = first.count_start(1).await.unwrap();
+        let server = Server { id: 1, boot };
+        for number in 1..=20 {
+            let minutes = batch(number, &[(number, 5, 5)]);
+            first.commit(server, minutes).await.unwrap();
+            let (one, other) =
+                tokio::join!(first.roll_up(server, 1000), second.roll_up(server, 1000));
+            let moved = [one.unwrap(), other.unwrap()];
+            assert!(moved.contains(&RolledUp::Nothing), "{moved:?}");
+            let sum = total(&mut first, Minutes::ALL).await;
+            assert_eq!(sum.0, 5 * number);
+        }
+    }
+
+    #[tokio::test]
+    async fn two_at_once_move_a_minute_once_on_sqlite() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        two_at_once_move_a_minute_once(&format!("sqlite:{}", path.display())).await;
+    }
+
+    #[tokio::test]
+    async fn two_at_once_move_a_minute_once_on_postgres() {
+        if let Some(server) = database::Postgres::start() {
+            two_at_once_move_a_minute_once(&server.url()).await;
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     batch::{Batch, Names, Waiting},
     block::now_ms,
     booking::{Order, Outlet},
-    store::{self, Committed, Connection, Server, Url},
+    store::{self, Committed, Connection, RolledUp, Server, Url},
 };
 
 /// After this time a commit counts as stalled, though it may still succeed.
@@ -78,24 +78,28 @@ impl Writer {
                     None => return,
                 },
                 () = sleep_until(self.next_roll_up) => {
-                    self.roll_up().await;
+                    if self.roll_up().await == RolledUp::TakenOver {
+                        return self.taken_over();
+                    }
                     continue;
                 }
             };
             sleep_until(self.next_commit).await;
             self.next_commit = self.after(Instant::now());
             let (batch, waiting) = self.gather(first);
-            if self.commit(Arc::new(batch)).await {
-                waiting.committed();
-            } else {
-                error!(
-                    server_id = self.server.id,
-                    "another process with this server_id writes to the ledger; this one stops"
-                );
-                self.health.send_replace(Health::TakenOver);
-                return;
+            match self.commit(Arc::new(batch)).await {
+                Committed::Yes => waiting.committed(),
+                Committed::TakenOver => return self.taken_over(),
             }
         }
+    }
+
+    fn taken_over(&self) {
+        error!(
+            server_id = self.server.id,
+            "another process with this server_id writes to the ledger; this one stops"
+        );
+        self.health.send_replace(Health::TakenOver);
     }
 
     /// When the commit after this one may begin. A timer that fires late does not delay those after it.
@@ -119,83 +123,92 @@ impl Writer {
         (batch, waiting)
     }
 
-    /// Tries until the batch is in, the same batch each time; false if it never will be.
-    async fn commit(&mut self, batch: Arc<Batch>) -> bool {
+    /// Tries until the batch is in, the same batch each time, or until it never will be.
+    async fn commit(&mut self, batch: Arc<Batch>) -> Committed {
+        let server = self.server;
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.try_commit(&batch).await {
-                Ok(Committed::Yes) => {
-                    self.publish(Health::Writable);
-                    return true;
-                }
-                Ok(Committed::TakenOver) => return false,
-                Err(problem) => self.publish(Health::Stalled(problem)),
+            let committed = self
+                .attempt(async |connection| connection.commit(server, Arc::clone(&batch)).await)
+                .await;
+            if let Some(committed) = committed {
+                return committed;
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn try_commit(&mut self, batch: &Arc<Batch>) -> Result<Committed, String> {
+    /// Moves the oldest minute that is no longer kept into its hour. Where no shares come, this also finds out whether
+    /// the database can be written.
+    async fn roll_up(&mut self) -> RolledUp {
+        let before = now_ms() / 60_000 - self.minutes_kept;
+        let server = self.server;
+        let rolled_up = self
+            .attempt(async |connection| connection.roll_up(server, before).await)
+            .await;
+        let pause = match rolled_up {
+            Some(RolledUp::Minute) => ROLL_UP_NEXT,
+            _ => ROLL_UP_INTERVAL,
+        };
+        self.next_roll_up = Instant::now() + pause;
+        rolled_up.unwrap_or(RolledUp::Nothing)
+    }
+
+    /// Does something with the database, and publishes whether that was possible.
+    async fn attempt<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, diesel::result::Error>,
+    ) -> Option<T> {
         // Taken out, so that a connection in an unknown state is not used again.
-        let connection = self.connection.take();
-        let (url, server) = (&self.url, self.server);
+        let (url, connection) = (&self.url, self.connection.take());
         let attempt = async {
             let mut connection = open(connection, url).await?;
-            let committed = connection
-                .commit(server, Arc::clone(batch))
-                .await
-                .map_err(|error| error.to_string())?;
-            Ok::<_, String>((connection, committed))
+            let done = work(&mut connection).await;
+            Ok((connection, done.map_err(|error| error.to_string())?))
         };
         tokio::pin!(attempt);
         let result = match timeout(SLOW, &mut attempt).await {
             Ok(result) => result,
             Err(_) => {
-                publish(&self.health, Health::Stalled(NO_ANSWER.to_owned()));
-                timeout(GIVE_UP, attempt)
-                    .await
-                    .unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))
-            }
-        };
-        let (connection, committed) = result?;
-        self.connection = Some(connection);
-        Ok(committed)
-    }
-
-    /// Moves the oldest minute that is no longer kept into its hour. Where no shares come, this also finds out whether
-    /// the database is there.
-    async fn roll_up(&mut self) {
-        let before = now_ms() / 60_000 - self.minutes_kept;
-        let connection = self.connection.take();
-        let (url, server) = (&self.url, self.server);
-        let attempt = async {
-            let mut connection = open(connection, url).await?;
-            let moved = connection
-                .roll_up(server, before)
-                .await
-                .map_err(|error| error.to_string())?;
-            Ok::<_, String>((connection, moved))
-        };
-        let result = timeout(GIVE_UP, attempt)
-            .await
-            .unwrap_or_else(|_| Err(NO_ANSWER.to_owned()));
-        let mut next = ROLL_UP_INTERVAL;
-        match result {
-            Ok((connection, moved)) => {
-                self.connection = Some(connection);
-                self.publish(Health::Writable);
-                if moved {
-                    next = ROLL_UP_NEXT;
+                self.publish(Health::Stalled(NO_ANSWER.to_owned()));
+                match url {
+                    // It is at work on a thread that cannot be called back; another one would not fare better.
+                    Url::Sqlite(_) => attempt.await,
+                    Url::Postgres { .. } => timeout(GIVE_UP, attempt)
+                        .await
+                        .unwrap_or_else(|_| Err(NO_ANSWER.to_owned())),
                 }
             }
-            Err(problem) => self.publish(Health::Stalled(problem)),
+        };
+        match result {
+            Ok((connection, done)) => {
+                self.connection = Some(connection);
+                self.publish(Health::Writable);
+                Some(done)
+            }
+            Err(problem) => {
+                self.publish(Health::Stalled(problem));
+                None
+            }
         }
-        self.next_roll_up = Instant::now() + next;
     }
 
+    /// Tells of a change, and logs it once.
     fn publish(&self, health: Health) {
-        publish(&self.health, health);
+        self.health.send_if_modified(|known| {
+            let was_writable = *known == Health::Writable;
+            match &health {
+                Health::Writable if !was_writable => info!("the ledger is written again"),
+                Health::Stalled(problem) if was_writable => {
+                    warn!(problem, "the ledger cannot be written; shares wait");
+                }
+                _ => {}
+            }
+            let changed = *known != health;
+            *known = health;
+            changed
+        });
     }
 }
 
@@ -203,23 +216,8 @@ impl Writer {
 async fn open(connection: Option<Connection>, url: &Url) -> Result<Connection, String> {
     match connection {
         Some(connection) => Ok(connection),
-        None => store::connect(url).await.map_err(|error| error.to_string()),
+        None => store::connect(url, false)
+            .await
+            .map_err(|error| error.to_string()),
     }
-}
-
-/// Tells of a change, and logs it once.
-fn publish(publisher: &watch::Sender<Health>, health: Health) {
-    publisher.send_if_modified(|known| {
-        let was_writable = *known == Health::Writable;
-        match &health {
-            Health::Writable if !was_writable => info!("the ledger is written again"),
-            Health::Stalled(problem) if was_writable => {
-                warn!(problem, "the ledger cannot be written; shares wait");
-            }
-            _ => {}
-        }
-        let changed = *known != health;
-        *known = health;
-        changed
-    });
 }

@@ -173,15 +173,20 @@ on_both! {
 
         let mut reader = Reader::open(&config(&database)).await.unwrap();
         let open = reader.open_blocks(3, i64::MAX).await.unwrap();
-        let taken = Block { raw: None, ..block(2, BlockState::Accepted(1)) };
-        assert_eq!(open, [taken, found]);
+        let known = |first, state| Block { raw: None, ..block(first, state) };
+        assert_eq!(open, [known(1, BlockState::Submitted), known(2, BlockState::Accepted(1))]);
+        assert_eq!(reader.raw_block(&found.hash).await.unwrap(), found.raw);
         assert_eq!(reader.open_blocks(4, 0).await.unwrap(), []);
-        assert_eq!(reader.open_blocks(3, 1_700_000_000_004).await.unwrap().len(), 3);
+        // What ended lately can come back.
+        assert_eq!(reader.open_blocks(3, 0).await.unwrap().len(), 4);
+        let buried = block(2, BlockState::Submitted).hash;
+        ledger.record_state(buried, BlockState::Confirmed(100)).await;
+        assert_eq!(reader.raw_block(&buried).await.unwrap(), None);
         let states: Vec<_> = reader.newest_blocks(0, 3).await.unwrap().into_iter().map(|block| block.state).collect();
         assert_eq!(states, [
             BlockState::Orphaned,
             BlockState::Rejected("high-hash".to_owned()),
-            BlockState::Accepted(1),
+            BlockState::Confirmed(100),
         ]);
         drop(reader);
         close(ledger).await;
@@ -259,6 +264,31 @@ async fn a_damaged_or_missing_file_is_an_error_that_names_it() {
     assert!(error.contains("ledger.sqlite"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_deleted_takes_no_more_shares() {
+    let database = Database::sqlite().unwrap();
+    let ledger = Ledger::open(&config(&database), 1).await.unwrap();
+    let mut booking = ledger.booking();
+    booking.book(1, vec![entry("alice", "rig", 1, 1)]);
+    assert_eq!(booking.progress().await, 1);
+    let path = database.url().replace("sqlite:", "");
+    std::fs::rename(&path, format!("{path}.old")).unwrap();
+    let mut health = ledger.health();
+    booking.book(2, vec![entry("alice", "rig", 1, 1)]);
+    let stalled = health
+        .wait_for(|health| matches!(health, Health::Stalled(_)))
+        .await
+        .unwrap()
+        .clone();
+    assert!(booking.is_pending(), "{stalled:?}");
+    // Put back, it goes on, and nothing is missing.
+    std::fs::rename(format!("{path}.old"), &path).unwrap();
+    assert_eq!(booking.progress().await, 2);
+    assert_eq!(all_work(&database).await[0].2, 2);
+    drop(booking);
+    close(ledger).await;
+}
+
 #[tokio::test]
 async fn a_ledger_over_tls_checks_who_the_server_is() {
     let folder = tempfile::tempdir().unwrap();
@@ -307,6 +337,8 @@ fn a_password_is_never_shown() {
 #[test]
 fn what_is_no_database_is_refused_by_its_key() {
     for url in [
+        "postgres://host/db?user=pool&password=hunter2",
+        "sqlite:file::memory:",
         "",
         "sqlite:",
         "sqlite::memory:",

@@ -13,6 +13,7 @@ mod up;
 use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use service::{logs, shutdown};
@@ -73,9 +74,12 @@ where
         .enable_all()
         .build()
         .map_err(|error| Failure::running(format!("cannot start threads: {error}")))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let shutdown = shutdown::on_signals()
             .map_err(|error| Failure::running(format!("cannot watch for signals: {error}")))?;
         work(shutdown).await
-    })
+    });
+    // A thread that waits for a disk or a name server must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
 }

@@ -10,11 +10,11 @@ use tokio::{
     sync::{Semaphore, watch},
     time::sleep_until,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{
-    blocks::{UnderWay, submit},
+    blocks::{self, Blocks},
     board::Work,
     limits::Pace,
     session::{Farewell, Fault, Found, Resources, Session},
@@ -44,9 +44,7 @@ pub(crate) struct Shared {
     pub templates: Templates,
     pub ledger: Ledger,
     pub counters: Arc<Counters>,
-    /// Blocks on their way to the node; they outlive the connection that found them.
-    pub submissions: TaskTracker,
-    pub under_way: UnderWay,
+    pub blocks: Blocks,
 }
 
 /// Serves one client until it leaves, misbehaves, or the pool stops.
@@ -200,8 +198,7 @@ impl Driver {
             }
         };
         for found in self.surplus.drain(..) {
-            let submission = submit(Arc::clone(&self.shared), found, self.peer);
-            self.shared.submissions.spawn(submission);
+            blocks::submit(&self.shared, found, self.peer, None);
         }
         self.shared
             .counters
@@ -277,11 +274,7 @@ impl Driver {
             let Some(found) = self.surplus.pop_front() else {
                 return;
             };
-            let submission = submit(Arc::clone(&self.shared), found, self.peer);
-            self.shared.submissions.spawn(async move {
-                submission.await;
-                drop(permit);
-            });
+            blocks::submit(&self.shared, found, self.peer, Some(permit));
         }
     }
 }

@@ -39,6 +39,11 @@ pub enum Error {
         "another pool with server_id {0} has begun to write to this ledger; give each pool a server_id of its own"
     )]
     TakenOver(u16),
+    /// Ours: the task that writes the ledger has ended.
+    #[error(
+        "the ledger is no longer written; this is a fault of the pool, please report it with its log"
+    )]
+    LedgerEnded,
     /// Shares that were accepted are not in the ledger.
     #[error(transparent)]
     Unflushed(#[from] ledger::Unflushed),

@@ -30,12 +30,12 @@ mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use ledger::{Health, Ledger};
+use ledger::Health;
 use service::{http::Server, listener::Listener};
 use sv2_connection::{AuthorityPublicKey, Gate};
 use templates::Templates;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 pub use accounts::{Accept, AccountsConfig};
@@ -43,7 +43,7 @@ pub use config::Config;
 pub use error::Error;
 pub use status::{BlockReport, Status, StatusHandle};
 
-use blocks::UnderWay;
+use blocks::Blocks;
 use board::Board;
 use connection::Shared;
 use extranonce::Prefixes;
@@ -76,17 +76,21 @@ impl Pool {
         let authority = config.authority()?;
         let listener = Listener::bind(config.listen_address, &config.limits)?
             .behind(config.proxy_protocol.clone())?;
-        let ledger = Ledger::open(&config.storage(), config.server_id).await?;
+        let ledger = ledger::Opened::open(&config.storage()).await?;
         let templates_stop = CancellationToken::new();
         let templates =
             templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
         let handshakes = Arc::new(Gate::new(config.handshakes_at_a_time()));
         let counters = Arc::new(Counters::new(listener.counters(), Arc::clone(&handshakes)));
         let status = StatusHandle::new(Arc::clone(&counters), templates.clone(), ledger.health());
+        let accounts = config.accounts.rules()?;
+        let http = Server::bind(config.http_address, metrics::endpoints(&status)?)?;
+        // Last, because it ends another process with this server_id.
+        let ledger = ledger.start(config.server_id).await?;
         let shared = Shared {
             resources: Arc::new(Resources {
                 settings: config.session_settings(),
-                accounts: config.accounts.rules()?,
+                accounts,
                 payees: Payees::new(&config.pool_tag),
                 prefixes: Prefixes::of_start(config.server_id, ledger.boot()),
             }),
@@ -102,11 +106,10 @@ impl Pool {
             templates,
             ledger,
             counters,
-            submissions: TaskTracker::new(),
-            under_way: UnderWay::default(),
+            blocks: Blocks::default(),
         };
         Ok(Self {
-            http: Server::bind(config.http_address, metrics::endpoints(&status)?)?,
+            http,
             config,
             listener,
             shared: Arc::new(shared),
@@ -195,8 +198,11 @@ async fn serve(
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
             ended = board.ended() => break ended,
-            Ok(_) = ledger.wait_for(|health| *health == Health::TakenOver) => {
-                break Err(Error::TakenOver(server_id));
+            taken_over = ledger.wait_for(|health| *health == Health::TakenOver) => {
+                break Err(match taken_over {
+                    Ok(_) => Error::TakenOver(server_id),
+                    Err(_) => Error::LedgerEnded,
+                });
             }
             accepted = listener.accept() => {
                 let task = connection::serve(
@@ -224,15 +230,16 @@ async fn serve(
 /// Waits for what is on its way to the node and to the ledger.
 async fn close(shared: Arc<Shared>) -> Result<(), Error> {
     // The source gives a node that is away a configured time; a block is worth waiting for.
-    shared.submissions.close();
+    shared.blocks.delivered().await;
     tokio::select! {
-        () = shared.submissions.wait() => {}
+        () = shared.blocks.recorded() => {}
         () = stays_unwritable(shared.ledger.health()) => {
             warn!("blocks are not recorded: the ledger cannot be written");
         }
     }
     match Arc::into_inner(shared) {
         Some(shared) => Ok(shared.ledger.close(LAST_COMMIT).await?),
+        // Records that wait for the ledger hold it, and end with the process.
         None => Ok(()),
     }
 }

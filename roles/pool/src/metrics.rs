@@ -80,11 +80,18 @@ fn collect(status: &Status, families: &mut Families) {
     );
     families.counters(
         "hashpool_pool_blocks_total",
-        "Blocks that were found, by what became of them.",
+        "Blocks that were found, by whether a node took them.",
         "outcome",
         [
             ("accepted", status.blocks_accepted),
             ("failed", status.blocks_failed),
+        ],
+    );
+    families.counters(
+        "hashpool_pool_blocks_ended_total",
+        "Blocks whose fate was seen, by fate.",
+        "fate",
+        [
             ("confirmed", status.blocks_confirmed),
             ("orphaned", status.blocks_orphaned),
         ],

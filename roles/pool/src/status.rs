@@ -137,6 +137,7 @@ impl StatusHandle {
 
     fn ledger(&self) -> LedgerStatus {
         let error = match &*self.ledger.borrow() {
+            _ if self.ledger.has_changed().is_err() => Some("nobody writes to it".to_owned()),
             Health::Writable => None,
             Health::Stalled(problem) => Some(problem.clone()),
             Health::TakenOver => Some("another process writes under this server_id".to_owned()),

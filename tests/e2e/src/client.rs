@@ -209,6 +209,18 @@ impl Channel {
     /// Hashes until a header meets the channel's target; `number` as in [`guess`](Self::guess).
     #[must_use]
     pub fn mine(&self, number: u64) -> Share {
+        let target = Target::from_le_bytes(self.target).expect("the pool's target");
+        self.mine_for(target, number)
+    }
+
+    /// Hashes until a header is a block.
+    #[must_use]
+    pub fn mine_block(&self, number: u64) -> Share {
+        let target = Target::from_compact(self.nbits).expect("the network's target");
+        self.mine_for(target, number)
+    }
+
+    fn mine_for(&self, target: Target, number: u64) -> Share {
         let mut share = self.guess(number);
         let job = &self.jobs[&share.job_id];
         let coinbase = header::coinbase_txid(&[
@@ -217,7 +229,6 @@ impl Channel {
             &share.extranonce,
             &job.coinbase_suffix,
         ]);
-        let target = Target::from_le_bytes(self.target).expect("the pool's target");
         let mut header = Header {
             version: share.version,
             prev_hash: self.prev_hash,

@@ -1,6 +1,6 @@
 //! PostgreSQL.
 
-use std::{error::Error as _, path::Path, sync::Arc};
+use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
 
 use diesel::{
     QueryResult,
@@ -19,10 +19,13 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tokio::time::timeout;
 use tokio_postgres::{NoTls, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{BlockRow, Blocks, Committed, Migrating, Server, Value, WorkRow, sql};
+use super::{
+    BlockRow, Blocks, Committed, Migrating, RawRow, RolledUp, Server, Value, WorkRow, sql,
+};
 use crate::{
     batch::{Batch, BlockChange, to_columns},
     block::shown,
@@ -30,6 +33,9 @@ use crate::{
 };
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// How long a server may take to let us in, or to acknowledge what was sent.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// A commit is on disk when it is answered, and a table that somebody has locked is waited for with an end.
 const SETTINGS: &str = "SET synchronous_commit = on; SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '60s';";
@@ -49,7 +55,9 @@ pub(crate) struct Connection(AsyncPgConnection);
 
 impl Connection {
     pub(super) async fn open(url: &str, ca_file: Option<&Path>) -> Result<Self, String> {
-        let mut connection = establish(url, ca_file).await?;
+        let mut connection = timeout(ANSWER, establish(url, ca_file))
+            .await
+            .unwrap_or_else(|_| Err("no answer".to_owned()))?;
         connection
             .batch_execute(SETTINGS)
             .await
@@ -91,16 +99,24 @@ impl Connection {
             .await
     }
 
-    pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<bool> {
+    pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<RolledUp> {
         self.0
             .transaction(async |connection| {
+                let held = sql_query(sql::HOLD_SERVER)
+                    .bind::<BigInt, _>(server.id)
+                    .bind::<BigInt, _>(server.boot)
+                    .execute(connection)
+                    .await?;
+                if held == 0 {
+                    return Ok(RolledUp::TakenOver);
+                }
                 let oldest = sql_query(sql::OLDEST_MINUTE)
                     .bind::<BigInt, _>(before)
                     .bind::<BigInt, _>(server.id)
                     .load::<Value>(connection)
                     .await?;
                 let [Value { value: minute }, ..] = oldest.as_slice() else {
-                    return Ok(false);
+                    return Ok(RolledUp::Nothing);
                 };
                 for statement in [sql::ADD_HOUR, sql::DROP_MINUTE] {
                     sql_query(statement)
@@ -109,7 +125,7 @@ impl Connection {
                         .execute(connection)
                         .await?;
                 }
-                Ok(true)
+                Ok(RolledUp::Minute)
             })
             .await
     }
@@ -120,6 +136,13 @@ impl Connection {
             .bind::<BigInt, _>(window.end)
             .bind::<BigInt, _>(window.first_hour())
             .bind::<BigInt, _>(window.end_hour())
+            .load(&mut self.0)
+            .await
+    }
+
+    pub(super) async fn raw_block(&mut self, hash: String) -> QueryResult<Vec<RawRow>> {
+        sql_query(sql::RAW_BLOCK)
+            .bind::<Text, _>(hash)
             .load(&mut self.0)
             .await
     }
@@ -136,7 +159,9 @@ impl Connection {
 
 /// With TLS where the URL says `sslmode=require`.
 async fn establish(url: &str, ca_file: Option<&Path>) -> Result<AsyncPgConnection, String> {
-    let config: tokio_postgres::Config = url.parse().map_err(words)?;
+    let mut config: tokio_postgres::Config = url.parse().map_err(words)?;
+    // So that a network that goes away without a word is noticed.
+    config.tcp_user_timeout(ANSWER).keepalives_idle(ANSWER);
     let connected = if config.get_ssl_mode() == SslMode::Require {
         let (client, connection) = config.connect(tls(ca_file)?).await.map_err(words)?;
         AsyncPgConnection::try_from_client_and_connection(client, connection).await

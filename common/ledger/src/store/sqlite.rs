@@ -1,11 +1,11 @@
 //! SQLite: a file with WAL, each transaction one visit to a blocking thread.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use diesel::{
     Connection as _, QueryResult, RunQueryDsl, SqliteConnection,
     connection::SimpleConnection,
-    result::Error as DatabaseError,
+    result::{DatabaseErrorKind, Error as DatabaseError},
     sql_query,
     sql_types::{BigInt, Binary, Bool, Nullable, Text},
     sqlite::Sqlite,
@@ -13,7 +13,9 @@ use diesel::{
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
-use super::{BlockRow, Blocks, Committed, Migrating, Server, Value, WorkRow, sql};
+use super::{
+    BlockRow, Blocks, Committed, Migrating, RawRow, RolledUp, Server, Value, WorkRow, sql,
+};
 use crate::{
     batch::{Batch, BlockChange, to_columns},
     block::shown,
@@ -32,19 +34,59 @@ const INSERT_WORK: &str = "INSERT INTO work_minutes \
      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $1, value ->> 4, value ->> 5, value ->> 6 \
      FROM json_each($2) WHERE true";
 
-pub(crate) struct Connection(SyncConnectionWrapper<SqliteConnection>);
+pub(crate) struct Connection {
+    connection: SyncConnectionWrapper<SqliteConnection>,
+    file: File,
+}
+
+/// The file that is open. SQLite goes on writing to one that has been deleted, and what it commits there is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct File {
+    path: Arc<Path>,
+    device: u64,
+    inode: u64,
+}
+
+impl File {
+    fn at(path: Arc<Path>) -> io::Result<Self> {
+        let metadata = fs::metadata(&path)?;
+        Ok(Self {
+            path,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
+    }
+
+    /// Whether it is still the one at its path.
+    fn check(&self) -> QueryResult<()> {
+        if Self::at(Arc::clone(&self.path)).is_ok_and(|there| there == *self) {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let problem = format!(
+            "{path} has been deleted or replaced; put it back, or restart the pool for a new ledger"
+        );
+        Err(DatabaseError::DatabaseError(
+            DatabaseErrorKind::UnableToSendCommand,
+            Box::new(problem),
+        ))
+    }
+}
 
 impl Connection {
-    pub(super) async fn open(path: &str) -> Result<Self, String> {
+    pub(super) async fn open(path: &str, create: bool) -> Result<Self, String> {
         let path = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
-        let connection = opened.map_err(|error| error.to_string())??;
-        Ok(Self(SyncConnectionWrapper::new(connection)))
+        let opened = tokio::task::spawn_blocking(move || open(&path, create)).await;
+        let (connection, file) = opened.map_err(|error| error.to_string())??;
+        Ok(Self {
+            connection: SyncConnectionWrapper::new(connection),
+            file,
+        })
     }
 
     pub(super) async fn migrate(mut self) -> Result<Self, Migrating> {
         let migrated = self
-            .0
+            .connection
             .spawn_blocking(|connection| {
                 Ok(super::run_migrations::<Sqlite>(connection, MIGRATIONS))
             })
@@ -54,7 +96,7 @@ impl Connection {
     }
 
     pub(super) async fn has_tables(&mut self) -> bool {
-        self.0
+        self.connection
             .spawn_blocking(|connection| sql_query(sql::ANY_SERVER).load::<Value>(connection))
             .await
             .is_ok()
@@ -73,18 +115,31 @@ impl Connection {
         server: Server,
         batch: Arc<Batch>,
     ) -> QueryResult<Committed> {
-        self.transaction(move |connection| commit(connection, server, &batch))
-            .await
+        let file = self.file.clone();
+        self.transaction(move |connection| {
+            file.check()?;
+            commit(connection, server, &batch)
+        })
+        .await
     }
 
-    pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<bool> {
+    pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<RolledUp> {
+        let file = self.file.clone();
         self.transaction(move |connection| {
+            file.check()?;
+            let held = sql_query(sql::HOLD_SERVER)
+                .bind::<BigInt, _>(server.id)
+                .bind::<BigInt, _>(server.boot)
+                .execute(connection)?;
+            if held == 0 {
+                return Ok(RolledUp::TakenOver);
+            }
             let oldest = sql_query(sql::OLDEST_MINUTE)
                 .bind::<BigInt, _>(before)
                 .bind::<BigInt, _>(server.id)
                 .load::<Value>(connection)?;
             let [Value { value: minute }, ..] = oldest.as_slice() else {
-                return Ok(false);
+                return Ok(RolledUp::Nothing);
             };
             for statement in [sql::ADD_HOUR, sql::DROP_MINUTE] {
                 sql_query(statement)
@@ -92,13 +147,13 @@ impl Connection {
                     .bind::<BigInt, _>(server.id)
                     .execute(connection)?;
             }
-            Ok(true)
+            Ok(RolledUp::Minute)
         })
         .await
     }
 
     pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<Vec<WorkRow>> {
-        self.0
+        self.connection
             .spawn_blocking(move |connection| {
                 sql_query(sql::WORK)
                     .bind::<BigInt, _>(window.first)
@@ -110,8 +165,18 @@ impl Connection {
             .await
     }
 
+    pub(super) async fn raw_block(&mut self, hash: String) -> QueryResult<Vec<RawRow>> {
+        self.connection
+            .spawn_blocking(move |connection| {
+                sql_query(sql::RAW_BLOCK)
+                    .bind::<Text, _>(hash)
+                    .load(connection)
+            })
+            .await
+    }
+
     pub(super) async fn blocks(&mut self, wanted: Blocks) -> QueryResult<Vec<BlockRow>> {
-        self.0
+        self.connection
             .spawn_blocking(move |connection| {
                 let (statement, first, second) = wanted.statement();
                 sql_query(statement)
@@ -128,13 +193,16 @@ impl Connection {
         T: Send + 'static,
         F: FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
     {
-        self.0
+        self.connection
             .spawn_blocking(move |connection| connection.immediate_transaction(work))
             .await
     }
 }
 
-fn open(path: &str) -> Result<SqliteConnection, String> {
+fn open(path: &str, create: bool) -> Result<(SqliteConnection, File), String> {
+    if !create && !Path::new(path).exists() {
+        return Err("the file is gone".to_owned());
+    }
     if let Some(folder) = Path::new(path)
         .parent()
         .filter(|f| !f.as_os_str().is_empty())
@@ -145,7 +213,8 @@ fn open(path: &str) -> Result<SqliteConnection, String> {
     connection
         .batch_execute(SETTINGS)
         .map_err(|error| error.to_string())?;
-    Ok(connection)
+    let file = File::at(Path::new(path).into()).map_err(|error| error.to_string())?;
+    Ok((connection, file))
 }
 
 fn commit(

@@ -32,7 +32,10 @@ CREATE TABLE work_hours (
     PRIMARY KEY (hour, account, worker, solo, server_id)
 );
 
--- Blocks that were found. `raw` is the whole block for as long as no node has taken it.
+-- Each server moves its own minutes into hours.
+CREATE INDEX work_minutes_by_server ON work_minutes (server_id, minute);
+
+-- Blocks that were found. `raw` is the whole block until it is buried.
 CREATE TABLE blocks (
     hash TEXT NOT NULL PRIMARY KEY,
     height BIGINT,
