@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bitcoin::Network;
 use sv2_connection::{FrameBuffer, MalformedMessage};
 use templates::{Template, Templates};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use work::Target;
@@ -16,6 +16,7 @@ use crate::{
     job::{Job, Recipe},
     payee::Payee,
     payout,
+    tiers::{self, Publisher, Tiers},
 };
 
 /// Bytes of the whole extranonce of channels that ask for nothing else.
@@ -82,6 +83,12 @@ impl Work {
 
     pub(crate) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Whether it was made after that one.
+    pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
+        let ahead = self.id.wrapping_sub(other.id) % OWN_JOB_BIT;
+        (1..OWN_JOB_BIT / 2).contains(&ahead)
     }
 
     pub(crate) fn network(&self) -> Network {
@@ -153,7 +160,7 @@ pub(crate) const OWN_JOB_BIT: u32 = 1 << 31;
 
 /// Makes work of templates.
 pub(crate) struct Board {
-    work: watch::Receiver<Option<Arc<Work>>>,
+    work: Arc<Tiers<Work>>,
     task: JoinHandle<Result<(), Error>>,
 }
 
@@ -165,20 +172,23 @@ impl Board {
     ) -> Result<Self, Error> {
         let payout = payout::parse(&config.payout)?;
         let tag = config.pool_tag.clone();
-        let (publish, work) = watch::channel(None);
+        let (publisher, work) = tiers::channel();
         let templates = templates.clone();
         let task = tokio::spawn(async move {
-            let publishing = publish_work(templates, payout, tag, publish);
+            let publishing = publish_work(templates, payout, tag, publisher);
             tokio::select! {
                 () = shutdown.cancelled() => Ok(()),
                 result = publishing => result,
             }
         });
-        Ok(Self { work, task })
+        Ok(Self {
+            work: Arc::new(work),
+            task,
+        })
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Work>>> {
-        self.work.clone()
+    pub(crate) fn work(&self) -> Arc<Tiers<Work>> {
+        Arc::clone(&self.work)
     }
 
     /// Ends when there can be no more work, with the reason where that is the operator's to mend.
@@ -191,11 +201,12 @@ async fn publish_work(
     templates: Templates,
     payout: payout::Payout,
     tag: String,
-    publish: watch::Sender<Option<Arc<Work>>>,
+    publisher: Publisher<Work>,
 ) -> Result<(), Error> {
     let mut newest = templates.subscribe();
     templates.ready().await?;
     let mut pool = None;
+    let mut last = None;
     let mut id = 0;
     loop {
         let template = newest.borrow_and_update().clone();
@@ -208,7 +219,10 @@ async fn publish_work(
                 }
             };
             id = (id + 1) % OWN_JOB_BIT;
-            publish_one(id, network, template, pool, &publish);
+            if let Some(work) = next_work(id, network, template, pool, last.as_deref()) {
+                publisher.publish(Arc::clone(&work)).await;
+                last = Some(work);
+            }
         }
         if newest.changed().await.is_err() {
             return Ok(());
@@ -216,25 +230,22 @@ async fn publish_work(
     }
 }
 
-fn publish_one(
+/// The work of a template; `None`, and told, where the template cannot be made into any.
+fn next_work(
     id: u32,
     network: Network,
     template: Arc<Template>,
     pool: &Arc<Payee>,
-    publish: &watch::Sender<Option<Arc<Work>>>,
-) {
-    let template = not_before(template, publish.borrow().as_deref());
+    last: Option<&Work>,
+) -> Option<Arc<Work>> {
+    let template = not_before(template, last);
     let height = template.height();
     let transactions = template.body.transaction_count();
-    match Work::new(id, network, template, pool) {
-        Ok(work) => {
-            let old_tip = publish.borrow().as_ref().map(|old| old.tip());
-            let new_tip = old_tip != Some(work.tip());
-            publish.send_replace(Some(Arc::new(work)));
-            if new_tip {
-                info!(height, transactions, job = id, "new tip");
-            }
-        }
-        Err(problem) => error!(height, problem, "a template cannot be made into a job"),
+    let work = Work::new(id, network, template, pool)
+        .inspect_err(|problem| error!(height, problem, "a template cannot be made into a job"))
+        .ok()?;
+    if last.map(Work::tip) != Some(work.tip()) {
+        info!(height, transactions, job = id, "new tip");
     }
+    Some(Arc::new(work))
 }

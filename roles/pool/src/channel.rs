@@ -250,6 +250,11 @@ impl Channel {
         changed
     }
 
+    /// What the miner is believed to do.
+    pub(crate) fn hashrate(&self) -> Hashrate {
+        self.vardiff.hashrate()
+    }
+
     /// What the difficulty controller wants, and whether at once.
     pub(crate) fn retarget(&mut self, now: Instant) -> Option<work::Retarget> {
         if self.jobs.is_empty() {

@@ -19,6 +19,7 @@ use crate::{
     limits::Pace,
     session::{Farewell, Fault, Found, Resources, Session},
     status::Counters,
+    tiers::{Tier, Tiers},
 };
 
 /// Blocks of one connection that may wait for the node at a time. More is possible only on test networks; there the
@@ -51,7 +52,7 @@ pub(crate) struct Shared {
 pub(crate) async fn serve(
     accepted: Accepted,
     shared: Arc<Shared>,
-    work: watch::Receiver<Option<Arc<Work>>>,
+    tiers: Arc<Tiers<Work>>,
     shutdown: CancellationToken,
 ) {
     let accepted_at = Instant::now();
@@ -86,7 +87,9 @@ pub(crate) async fn serve(
                 let mut driver = Driver {
                     session: Session::new(Arc::clone(&shared.resources), accepted_at),
                     out: FrameBuffer::new(),
-                    work,
+                    tier: Tier::LAST,
+                    work: tiers.subscribe(Tier::LAST),
+                    tiers,
                     peer,
                     shared: Arc::clone(&shared),
                     submissions: Arc::new(Semaphore::new(SUBMISSIONS)),
@@ -130,6 +133,9 @@ async fn identify(accepted: Accepted, shutdown: &CancellationToken) -> Option<Ac
 struct Driver {
     session: Session,
     out: FrameBuffer,
+    tiers: Arc<Tiers<Work>>,
+    /// By how much work the client does, it is told of new work sooner or later.
+    tier: Tier,
     work: watch::Receiver<Option<Arc<Work>>>,
     peer: SocketAddr,
     shared: Arc<Shared>,
@@ -222,7 +228,18 @@ impl Driver {
             self.session.not_listening(now);
         }
         self.resume_at = self.resume_at.filter(|at| now < *at);
-        self.session.tick(now, &mut self.out)
+        self.session.tick(now, &mut self.out)?;
+        self.change_tier();
+        Ok(())
+    }
+
+    /// Work that its new tier has been told of already, or that the old one has not, is seen to at the next turn.
+    fn change_tier(&mut self) {
+        let tier = self.tier.follow(self.session.hashrate());
+        if tier != self.tier {
+            self.tier = tier;
+            self.work = self.tiers.subscribe(tier);
+        }
     }
 
     /// Lets a client wait that sends too many messages: TCP slows it down, and nothing of it is lost.

@@ -26,6 +26,7 @@ mod session;
 mod shares;
 mod status;
 mod submit;
+mod tiers;
 mod workers;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -208,7 +209,7 @@ async fn serve(
                 let task = connection::serve(
                     accepted,
                     Arc::clone(shared),
-                    board.subscribe(),
+                    board.work(),
                     connections_stop.clone(),
                 );
                 connections.spawn(task);

@@ -137,6 +137,16 @@ impl Mining {
         &self.resources
     }
 
+    /// What its channels are believed to do together.
+    pub(crate) fn hashrate(&self) -> Hashrate {
+        let sum = self
+            .channels
+            .iter()
+            .map(|channel| channel.hashrate().value())
+            .sum::<f64>();
+        Hashrate::new(sum.min(f64::MAX)).unwrap_or(Hashrate::ZERO)
+    }
+
     pub(crate) fn channel_count(&self) -> u64 {
         self.channels.len() as u64
     }
@@ -182,12 +192,17 @@ impl Mining {
         now: Instant,
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
+        // Who changes the tier can meet the same work again, and the one before it.
+        if self
+            .work
+            .as_ref()
+            .is_some_and(|old| !work.is_newer_than(old))
+        {
+            return Ok(());
+        }
         let old = self.work.replace(Arc::clone(&work));
         if old.is_none() {
             self.patience.excuse(now);
-        }
-        if old.as_ref().is_some_and(|old| old.id() == work.id()) {
-            return Ok(());
         }
         if self.channels.is_empty() {
             return self.open_waiting(now, out);
@@ -199,19 +214,14 @@ impl Mining {
         if let Some(old) = old {
             self.leave_tip(old.prev_hash(), work.prev_hash(), out)?;
         }
-        let mut groups_told = HashSet::new();
-        let mut last_told = None;
+        let mut told = Told::default();
         for channel in &mut self.channels {
             let payee = channel.payee.as_deref();
             let job = work.job(payee, channel.extranonce_size);
-            let group = channel.group_id();
             if self.standard_jobs {
                 announce_to_channel(channel, &job, work.id(), new_tip, out)?;
-            } else if last_told != Some(group) {
-                if groups_told.insert(group) {
-                    work.announce_to_group(payee, channel.extranonce_size, new_tip, out)?;
-                }
-                last_told = Some(group);
+            } else if told.is_first(channel.group_id()) {
+                work.announce_to_group(payee, channel.extranonce_size, new_tip, out)?;
             }
             channel.job_sent(work.id(), job, now);
         }
@@ -399,6 +409,27 @@ impl Mining {
 
     fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
         self.position(channel_id).map(|at| &mut self.channels[at])
+    }
+}
+
+/// Groups that have been told. Nearly always there is one, which takes no memory.
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<u32>,
+    others: HashSet<u32>,
+}
+
+impl Told {
+    /// Whether this group has not been told before.
+    fn is_first(&mut self, group: u32) -> bool {
+        match self.last.replace(group) {
+            Some(last) if last == group => false,
+            Some(last) => {
+                self.others.insert(last);
+                !self.others.contains(&group)
+            }
+            None => true,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use stratum_core::{
     parsers_sv2::CommonMessages,
 };
 use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
-use work::Target;
+use work::{Hashrate, Target};
 
 use crate::{
     accounts::Accounts, acknowledge::Owner, board::Work, channel::Solved, extranonce::Prefixes,
@@ -189,6 +189,14 @@ impl Session {
         match self {
             Self::Setup(_) => Tally::default(),
             Self::Mining(mining) => std::mem::take(&mut mining.tally),
+        }
+    }
+
+    /// What its channels are believed to do together.
+    pub(crate) fn hashrate(&self) -> Hashrate {
+        match self {
+            Self::Setup(_) => Hashrate::ZERO,
+            Self::Mining(mining) => mining.hashrate(),
         }
     }
 

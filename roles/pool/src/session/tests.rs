@@ -639,6 +639,31 @@ fn nothing_counts_again_when_the_chain_returns_to_a_tip() {
     assert!(!has_prefix(&client.publish(3, MAIN_NBITS)));
 }
 
+#[test]
+fn work_that_a_lighter_tier_still_has_is_not_gone_back_to() {
+    let mut client = Client::set_up(Target::MAX, 0);
+    client.publish(1, MAIN_NBITS);
+    client.open(0.0, EASY, 8);
+    client.publish(2, MAIN_NBITS);
+    for behind in [1, 2] {
+        client.work_id -= behind;
+        assert!(client.publish(1, MAIN_NBITS).is_empty());
+    }
+    client.work_id = 2;
+    assert!(!client.publish(3, MAIN_NBITS).is_empty());
+}
+
+#[test]
+fn the_work_of_a_client_is_that_of_all_its_channels() {
+    let mut client = Client::set_up(Target::MAX, 0);
+    assert_eq!(client.session.hashrate(), Hashrate::ZERO);
+    client.publish(1, MAIN_NBITS);
+    client.open(1e12, EASY, 8);
+    client.open(3e12, EASY, 8);
+    let hashrate = client.session.hashrate().value();
+    assert!((3.99e12..4.01e12).contains(&hashrate), "{hashrate}");
+}
+
 fn has_prefix(messages: &[MiningOwned]) -> bool {
     messages
         .iter()
