@@ -122,7 +122,7 @@ impl Accounts {
             return Judgement::Refused(SOLO_NOT_ALLOWED);
         }
         let Ok(address) = Address::<NetworkUnchecked>::from_str(&owner.account) else {
-            return if wants_solo || looks_like_an_address(&owner.account) {
+            return if wants_solo || hides_an_address(&owner) {
                 Judgement::Refused(INVALID_ADDRESS)
             } else if self.accepts_name(&owner.account) {
                 Judgement::Accepted { owner, solo: None }
@@ -158,24 +158,37 @@ impl Accounts {
     }
 }
 
-/// Whether somebody may have meant an address and mistyped it. They would mine for the pool's script and not know it.
-fn looks_like_an_address(name: &str) -> bool {
+/// Whether somebody may have meant an address, and mistyped it or put it where it is not looked for: behind a word, or
+/// before another separator than the dot. They would mine for the pool's script and not know it.
+fn hides_an_address(owner: &Owner) -> bool {
+    let is_address = |piece| Address::<NetworkUnchecked>::from_str(piece).is_ok();
+    // A worker may look like anything; only its checksum tells that it is an address.
+    pieces(&owner.account).any(|piece| is_address(piece) || looks_like_an_address(piece))
+        || pieces(&owner.worker).any(is_address)
+}
+
+fn pieces(name: &str) -> impl Iterator<Item = &str> {
+    name.split(|letter: char| !letter.is_ascii_alphanumeric())
+}
+
+/// Whether the letters and digits are an address's, but perhaps for a few.
+fn looks_like_an_address(piece: &str) -> bool {
     const SEGWIT: [&str; 3] = ["bc1", "tb1", "bcrt1"];
     const SHORTEST_SEGWIT: usize = 14;
-    let alphanumeric = name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let segwit = name.len() >= SHORTEST_SEGWIT
+    let segwit = piece.len() >= SHORTEST_SEGWIT
         && SEGWIT.iter().any(|prefix| {
-            name.get(..prefix.len())
+            piece
+                .get(..prefix.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         });
     // Not just a long name: addresses look random.
-    let base58 = (26..=35).contains(&name.len())
-        && name.starts_with(['1', '3', 'm', 'n', '2'])
-        && !name.contains(['0', 'O', 'I', 'l'])
-        && name.contains(|letter: char| letter.is_ascii_digit())
-        && name.contains(|letter: char| letter.is_ascii_lowercase())
-        && name.contains(|letter: char| letter.is_ascii_uppercase());
-    alphanumeric && (segwit || base58)
+    let base58 = (26..=35).contains(&piece.len())
+        && piece.starts_with(['1', '3', 'm', 'n', '2'])
+        && !piece.contains(['0', 'O', 'I', 'l'])
+        && piece.contains(|letter: char| letter.is_ascii_digit())
+        && piece.contains(|letter: char| letter.is_ascii_lowercase())
+        && piece.contains(|letter: char| letter.is_ascii_uppercase());
+    segwit || base58
 }
 
 /// An account as it is compared and booked; an address can be written in several ways.
@@ -240,7 +253,12 @@ mod tests {
             format!("{REGTEST}.RIG.7")
         );
         assert_eq!(judged(&allowed, LEGACY), Ok((LEGACY.to_owned(), true)));
-        for name in ["alice.rig", "minerfarmnorthernhemisphere.1", "bc1.rig"] {
+        for name in [
+            "alice.rig",
+            "minerfarmnorthernhemisphere.1",
+            "bc1.rig",
+            "alice_1/2.bc1_3",
+        ] {
             assert_eq!(judged(&allowed, name), Ok((name.to_owned(), false)));
         }
         let script = match allowed.judge(asked.as_bytes(), Some(Network::Regtest)) {
@@ -265,6 +283,40 @@ mod tests {
                     judged(&rules, mistyped),
                     Err("invalid-address"),
                     "{mistyped}"
+                );
+            }
+        }
+        for solo in [true, false] {
+            let rules = rules(Accept::Any, &[], solo);
+            for address in [
+                REGTEST,
+                MAIN,
+                LEGACY,
+                "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt081",
+            ] {
+                for identity in [
+                    format!("{address}_rig1"),
+                    format!("{address}/rig1"),
+                    format!("{address}+rig1.2"),
+                    format!("{address} .rig1"),
+                    format!("{address}\u{200b}"),
+                    format!("Solo/{address}"),
+                    format!("Solo/{address}.rig1"),
+                    format!("bitcoin:{address}"),
+                    format!("sri/solo/{address}/rig"),
+                ] {
+                    assert_eq!(
+                        judged(&rules, &identity),
+                        Err("invalid-address"),
+                        "{identity}"
+                    );
+                }
+            }
+            for identity in [format!("solo.{REGTEST}"), format!("alice.rig-{MAIN}")] {
+                assert_eq!(
+                    judged(&rules, &identity),
+                    Err("invalid-address"),
+                    "{identity}"
                 );
             }
         }
