@@ -130,26 +130,22 @@ impl Acknowledgements {
 
     /// All turns up to this number are durable: what there is to acknowledge, an entry for each channel.
     pub(crate) fn durable(&mut self, number: u64) -> Vec<Accepted> {
-        let mut done: Vec<Accepted> = Vec::new();
-        while self
+        let turns = self.waiting.partition_point(|(turn, _)| *turn <= number);
+        let mut done: Vec<Accepted> = self
             .waiting
-            .front()
-            .is_some_and(|(turn, _)| *turn <= number)
-        {
-            for entry in self.waiting.pop_front().into_iter().flat_map(|turn| turn.1) {
-                // Turns are few and channels in them too; one message for each channel is worth the search.
-                match done
-                    .iter_mut()
-                    .find(|earlier| earlier.channel_id == entry.channel_id)
-                {
-                    Some(earlier) => {
-                        earlier.count += entry.count;
-                        earlier.work = earlier.work.saturating_add(entry.work);
-                        earlier.last_sequence_number = entry.last_sequence_number;
-                    }
-                    None => done.push(entry),
+            .drain(..turns)
+            .flat_map(|(_, turn)| turn)
+            .collect();
+        if turns > 1 {
+            // The sort leaves a channel's turns in their order. After a stall there are very many of both.
+            done.sort_by_key(|entry| entry.channel_id);
+            done.dedup_by(|later, entry| {
+                let same = later.channel_id == entry.channel_id;
+                if same {
+                    entry.add(later);
                 }
-            }
+                same
+            });
         }
         done
     }
@@ -177,6 +173,13 @@ impl Accepted {
             work: 0,
             last_sequence_number: 0,
         }
+    }
+
+    /// What the channel had accepted after this.
+    fn add(&mut self, later: &Self) {
+        self.count += later.count;
+        self.work = self.work.saturating_add(later.work);
+        self.last_sequence_number = later.last_sequence_number;
     }
 
     /// The message that acknowledges it. The protocol counts in difficulty: work of less than one stays in `remainder`
@@ -268,8 +271,33 @@ mod tests {
         assert_eq!(acknowledge(0), []);
         // Two halves of an odd number are less than the whole.
         assert_eq!(acknowledge(1), [(64, 1, 2, 0), (65, 1, 1, 0)]);
-        assert_eq!(acknowledge(3), [(65, 2, 1, 0), (64, 3, 1, 1)]);
+        assert_eq!(acknowledge(3), [(64, 3, 1, 1), (65, 2, 1, 0)]);
         assert_eq!(acknowledge(3), []);
         assert!(acknowledgements.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_stall_of_many_turns_is_acknowledged_once_for_each_channel() {
+        const CHANNELS: u32 = 10_000;
+        const TURNS: u32 = 20;
+        let mut acknowledgements = Acknowledgements::default();
+        let mut slots = vec![0; CHANNELS as usize];
+        for turn in 0..TURNS {
+            // In another order each time.
+            for at in 0..CHANNELS {
+                let channel = (at * 7 + turn) % CHANNELS;
+                let slot = &mut slots[channel as usize];
+                acknowledgements.accept(slot, channel, turn, 1);
+            }
+            acknowledgements.end_turn(turn.into());
+        }
+        let mut done = acknowledgements.durable(TURNS.into());
+        done.sort_by_key(|entry| entry.channel_id);
+        assert_eq!(done.len(), CHANNELS as usize);
+        for (entry, channel_id) in done.iter().zip(0..) {
+            assert_eq!(entry.channel_id, channel_id);
+            assert_eq!((entry.count, entry.work), (TURNS, TURNS.into()));
+            assert_eq!(entry.last_sequence_number, TURNS - 1);
+        }
     }
 }
