@@ -9,6 +9,7 @@ use crate::{
     acknowledge::Owner,
     extranonce::{PREFIX_SIZE, Prefix},
     job::{Claim, Job},
+    limits::Place,
     payee::{self, Payee},
     shares::{Rejection, Seen},
     workers::Workers,
@@ -48,6 +49,8 @@ pub(crate) struct Opening {
     pub max_target: Target,
     /// Bytes of the whole extranonce.
     pub extranonce_size: usize,
+    /// Its place among the channels of all connections.
+    pub place: Place,
 }
 
 /// A share as it was submitted.
@@ -101,6 +104,7 @@ pub(crate) struct Channel {
     seen: Seen,
     /// Of the prefix before this one.
     seen_before: Seen,
+    _place: Place,
 }
 
 /// What a share that meets a target is worth. To divide numbers of 256 bits for each share costs more than to look.
@@ -170,15 +174,13 @@ impl Channel {
             past_jobs: VecDeque::new(),
             seen: Seen::default(),
             seen_before: Seen::default(),
+            _place: opening.place,
         }
     }
 
     /// The group that it is in, where there are groups.
     pub(crate) fn group_id(&self) -> u32 {
-        match &self.payee {
-            Some(payee) => payee.group_id(self.extranonce_size),
-            None => payee::group_id(payee::POOL, self.extranonce_size),
-        }
+        payee::group_of(self.payee.as_deref(), self.extranonce_size)
     }
 
     /// The target of jobs to come.

@@ -1,6 +1,6 @@
 //! What an operator can say about the pool.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ledger::StorageConfig;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,12 @@ use sv2_connection::{Authority, AuthoritySecretKey, Options};
 use templates::{FailoverConfig, Sources};
 use work::Difficulty;
 
-use crate::{AccountsConfig, Error, limits::Allowance, payout, session::Settings};
+use crate::{
+    AccountsConfig, Error,
+    limits::{Allowance, Places},
+    payout,
+    session::Settings,
+};
 
 /// The longest tag that leaves room for everything else in the 100 bytes of a coinbase script.
 const LONGEST_TAG: usize = 32;
@@ -61,6 +66,10 @@ pub struct Config {
     pub handshakes_at_a_time: usize,
     /// Channels on one connection.
     pub channels_per_connection: u32,
+    /// Groups of channels on one connection: those with the same payee and size of the extranonce.
+    pub groups_per_connection: u32,
+    /// Channels on all connections together.
+    pub channels: u32,
     /// Who may mine here, and whom their blocks pay.
     pub accounts: AccountsConfig,
     /// Blocks on top of one of ours, itself counted, after which it is no longer watched.
@@ -99,6 +108,8 @@ impl Default for Config {
             messages_per_second: 20_000,
             handshakes_at_a_time: 0,
             channels_per_connection: 10_000,
+            groups_per_connection: 1_000,
+            channels: 200_000,
             accounts: AccountsConfig::default(),
             block_confirmations: 100,
             storage: StorageConfig::default(),
@@ -137,6 +148,12 @@ impl Config {
         }
         if self.channels_per_connection == 0 {
             return wrong("channels_per_connection", "must be at least 1");
+        }
+        if self.groups_per_connection == 0 {
+            return wrong("groups_per_connection", "must be at least 1");
+        }
+        if self.channels == 0 {
+            return wrong("channels", "must be at least 1");
         }
         if self.authority_secret_key.is_some() && self.authority_secret_key_file.is_some() {
             return wrong(
@@ -195,6 +212,8 @@ impl Config {
                 .target(),
             channels_per_connection: usize::try_from(self.channels_per_connection)
                 .unwrap_or(usize::MAX),
+            groups_per_connection: usize::try_from(self.groups_per_connection)
+                .unwrap_or(usize::MAX),
             setup_timeout: Duration::from_secs(self.setup_timeout_seconds.into()),
             drain: Duration::from_secs(self.drain_seconds.into()),
             allowance: Allowance {
@@ -202,6 +221,11 @@ impl Config {
                 idle: limit(self.idle_timeout_seconds),
             },
         }
+    }
+
+    /// Channels on all connections together.
+    pub(crate) fn places(&self) -> Arc<Places> {
+        Places::new(usize::try_from(self.channels).unwrap_or(usize::MAX))
     }
 
     pub(crate) fn stale_work(&self) -> Option<Duration> {

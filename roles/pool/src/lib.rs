@@ -93,6 +93,7 @@ impl Pool {
                 settings: config.session_settings(),
                 accounts,
                 payees: Payees::new(&config.pool_tag),
+                places: config.places(),
                 prefixes: Prefixes::of_start(config.server_id, ledger.boot()),
             }),
             options: config.connection_options(),

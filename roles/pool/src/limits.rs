@@ -1,6 +1,12 @@
 //! How much one client may ask for, and how long it may be of no use. No I/O and no clock.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use crate::session::Fault;
 
@@ -33,6 +39,42 @@ impl Pace {
         self.full_at
             .checked_sub(BURST)
             .filter(|may_read_at| *may_read_at > now)
+    }
+}
+
+/// Places for the channels of all connections together.
+#[derive(Debug)]
+pub(crate) struct Places {
+    limit: usize,
+    taken: AtomicUsize,
+}
+
+impl Places {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            taken: AtomicUsize::new(0),
+        })
+    }
+
+    /// A place, if one is free.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
+        let taken = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                (taken < self.limit).then_some(taken + 1)
+            });
+        taken.ok().map(|_| Place(Arc::clone(self)))
+    }
+}
+
+/// A place that is free again when this is gone.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Places>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

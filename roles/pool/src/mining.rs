@@ -5,7 +5,7 @@ mod opening;
 mod supply;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque, btree_map},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ use crate::{
     board::{FIRST_CHANNEL_ID, Work},
     channel::{Channel, Solved},
     limits::Patience,
+    payee::SOLO_GROUP_BIT,
     session::{Farewell, Fault, Found, Resources, Tally},
     shares::Rejection,
     submit::Submission,
@@ -50,7 +51,13 @@ pub(crate) struct Mining {
     pub named_workers: usize,
     work: Option<Arc<Work>>,
     /// Sorted by id, which only grows.
-    channels: Vec<Channel>,
+    #[allow(
+        clippy::vec_box,
+        reason = "so that to close one moves pointers, and not all the others"
+    )]
+    channels: Vec<Box<Channel>>,
+    /// The channels of each group, sorted too. Kept also where the client wants none: each means another job.
+    groups: BTreeMap<u32, Vec<u32>>,
     /// Requests for channels that cannot be judged before the first work says which network this is.
     waiting: Vec<Request>,
     next_channel_id: u32,
@@ -80,6 +87,7 @@ impl Mining {
             named_workers: 0,
             work,
             channels: Vec::new(),
+            groups: BTreeMap::new(),
             waiting: Vec::new(),
             next_channel_id: FIRST_CHANNEL_ID,
             own_jobs: 0,
@@ -389,16 +397,33 @@ impl Mining {
     }
 
     fn close(&mut self, request: &CloseChannel<'_>) {
-        let before = self.channels.len();
-        let group = (!self.standard_jobs).then_some(request.channel_id);
-        self.channels.retain(|channel| {
-            let goes = channel.id == request.channel_id || Some(channel.group_id()) == group;
-            if goes {
-                self.named_workers -= channel.workers.named();
+        let id = request.channel_id;
+        let is_group = !(FIRST_CHANNEL_ID..SOLO_GROUP_BIT).contains(&id);
+        if !is_group {
+            self.close_one(id);
+        } else if !self.standard_jobs
+            && let Some(channels) = self.groups.get(&id).cloned()
+        {
+            // From the end: what comes after a channel has to move up.
+            channels.into_iter().rev().for_each(|id| self.close_one(id));
+        }
+    }
+
+    fn close_one(&mut self, id: u32) {
+        let Some(at) = self.position(id) else {
+            return;
+        };
+        let channel = self.channels.remove(at);
+        self.named_workers -= channel.workers.named();
+        self.tally.channels_closed += 1;
+        if let btree_map::Entry::Occupied(mut group) = self.groups.entry(channel.group_id()) {
+            if let Ok(at) = group.get().binary_search(&id) {
+                group.get_mut().remove(at);
             }
-            !goes
-        });
-        self.tally.channels_closed += (before - self.channels.len()) as u64;
+            if group.get().is_empty() {
+                group.remove();
+            }
+        }
     }
 
     fn position(&self, channel_id: u32) -> Option<usize> {
@@ -408,7 +433,7 @@ impl Mining {
     }
 
     fn channel(&mut self, channel_id: u32) -> Option<&mut Channel> {
-        self.position(channel_id).map(|at| &mut self.channels[at])
+        self.position(channel_id).map(|at| &mut *self.channels[at])
     }
 }
 

@@ -36,6 +36,12 @@ pub(crate) fn group_id(payee: u32, extranonce_size: usize) -> u32 {
     }
 }
 
+/// The group of channels with this payee, the pool if there is none.
+pub(crate) fn group_of(payee: Option<&Payee>, extranonce_size: usize) -> u32 {
+    let number = payee.map_or(POOL, |payee| payee.number);
+    group_id(number, extranonce_size)
+}
+
 /// A script that blocks pay. It lives as long as a channel has it.
 #[derive(Debug)]
 pub(crate) struct Payee {

@@ -20,8 +20,15 @@ use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::{Hashrate, Target};
 
 use crate::{
-    accounts::Accounts, acknowledge::Owner, board::Work, channel::Solved, extranonce::Prefixes,
-    limits::Allowance, mining::Mining, payee::Payees, shares::Rejection,
+    accounts::Accounts,
+    acknowledge::Owner,
+    board::Work,
+    channel::Solved,
+    extranonce::Prefixes,
+    limits::{Allowance, Places},
+    mining::Mining,
+    payee::Payees,
+    shares::Rejection,
 };
 
 /// The version of SV2 that is spoken here.
@@ -216,6 +223,7 @@ pub(crate) struct Resources {
     pub prefixes: Prefixes,
     pub accounts: Accounts,
     pub payees: Arc<Payees>,
+    pub places: Arc<Places>,
 }
 
 /// The parts of the configuration that a session asks for.
@@ -225,6 +233,7 @@ pub(crate) struct Settings {
     /// The easiest target that is handed out.
     pub pool_minimum: Target,
     pub channels_per_connection: usize,
+    pub groups_per_connection: usize,
     pub setup_timeout: Duration,
     /// How long clients have to leave by themselves when the pool stops.
     pub drain: Duration,

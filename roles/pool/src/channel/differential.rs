@@ -23,7 +23,10 @@ use templates::Template;
 use work::{Header, header};
 
 use super::*;
-use crate::job::{Recipe, tests::template};
+use crate::{
+    job::{Recipe, tests::template},
+    limits::Places,
+};
 
 const SCRIPT: [u8; 1] = [0x51];
 /// Theirs puts a tag into these; then both coinbases are the same.
@@ -150,6 +153,7 @@ impl Pair {
             nominal: Hashrate::ZERO,
             max_target: Target::MAX,
             extranonce_size: EXTRANONCE,
+            place: Places::new(1).take().unwrap(),
         };
         let clamp = |max_target| Clamp {
             network: Target::MIN,

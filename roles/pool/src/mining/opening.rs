@@ -18,11 +18,15 @@ use crate::{
     board::USUAL_EXTRANONCE,
     channel::{Channel, Kind, Opening},
     extranonce::{LARGEST_EXTRANONCE, PREFIX_SIZE, ROLLABLE_SIZE},
-    payee::SOLO_GROUP_BIT,
+    limits::Place,
+    payee::{self, SOLO_GROUP_BIT},
     session::Fault,
 };
 
-/// A request for a channel, as it came.
+/// The error code where there is no room for the channel, on the connection or in the pool.
+const FULL: &str = mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_CHANNEL_CAPACITY_EXHAUSTED;
+
+/// A request for a channel.
 #[derive(Debug)]
 pub(super) struct Request {
     id: u32,
@@ -32,6 +36,8 @@ pub(super) struct Request {
     max_target: [u8; 32],
     /// Bytes of the whole extranonce.
     extranonce_size: usize,
+    /// Among the channels of all connections, as soon as it has one.
+    place: Option<Place>,
 }
 
 impl From<OpenExtendedMiningChannel<'_>> for Request {
@@ -44,6 +50,7 @@ impl From<OpenExtendedMiningChannel<'_>> for Request {
             nominal_hash_rate: message.nominal_hash_rate,
             max_target: message.max_target.to_array(),
             extranonce_size: PREFIX_SIZE + rolled,
+            place: None,
         }
     }
 }
@@ -57,6 +64,7 @@ impl From<OpenStandardMiningChannel<'_>> for Request {
             nominal_hash_rate: message.nominal_hash_rate,
             max_target: message.max_target.to_array(),
             extranonce_size: USUAL_EXTRANONCE,
+            place: None,
         }
     }
 }
@@ -64,25 +72,32 @@ impl From<OpenStandardMiningChannel<'_>> for Request {
 impl Mining {
     pub(super) fn open(
         &mut self,
-        request: Request,
+        mut request: Request,
         now: Instant,
         out: &mut FrameBuffer,
     ) -> Result<(), Fault> {
-        match self.check(&request) {
+        match self.check(&mut request) {
             Ok(Some(opening)) => self.open_checked(request.id, opening, now, out),
             Ok(None) => {
                 self.waiting.push(request);
                 Ok(())
             }
-            Err(code) => {
-                *self.tally.channels_refused.entry(code).or_default() += 1;
-                out.push(Message::OpenMiningChannelError(OpenMiningChannelError {
-                    request_id: request.id,
-                    error_code: code.try_into().map_err(MalformedMessage::Fields)?,
-                }))?;
-                Ok(())
-            }
+            Err(code) => self.refuse(request.id, code, out),
         }
+    }
+
+    fn refuse(
+        &mut self,
+        request_id: u32,
+        code: &'static str,
+        out: &mut FrameBuffer,
+    ) -> Result<(), Fault> {
+        *self.tally.channels_refused.entry(code).or_default() += 1;
+        out.push(Message::OpenMiningChannelError(OpenMiningChannelError {
+            request_id,
+            error_code: code.try_into().map_err(MalformedMessage::Fields)?,
+        }))?;
+        Ok(())
     }
 
     /// Opens what waited for the first work.
@@ -97,7 +112,7 @@ impl Mining {
     }
 
     /// What the channel is to be, if that can be said yet, or why it cannot be.
-    fn check(&self, request: &Request) -> Result<Option<Opening>, &'static str> {
+    fn check(&self, request: &mut Request) -> Result<Option<Opening>, &'static str> {
         let network = self.work.as_ref().map(|work| work.network());
         let payout = match self
             .resources
@@ -114,23 +129,35 @@ impl Mining {
         if request.extranonce_size > LARGEST_EXTRANONCE {
             return Err(mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_MIN_EXTRANONCE_SIZE_TOO_LARGE);
         }
-        let full = mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_CHANNEL_CAPACITY_EXHAUSTED;
         if self.channels.len() + self.waiting.len()
             >= self.resources.settings.channels_per_connection
         {
-            return Err(full);
+            return Err(FULL);
         }
         let nominal = Hashrate::new(request.nominal_hash_rate.into())
             .map_err(|_| mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_INVALID_NOMINAL_HASHRATE)?;
         let max_target = Target::from_le_bytes(request.max_target)
             .map_err(|_| mining_sv2::ERROR_CODE_OPEN_MINING_CHANNEL_MAX_TARGET_OUT_OF_RANGE)?;
+        let place = match request.place.take() {
+            Some(place) => place,
+            None => self.resources.places.take().ok_or(FULL)?,
+        };
         let Some((owner, solo)) = payout else {
+            request.place = Some(place);
             return Ok(None);
         };
         let payee = match solo {
-            Some(script) => Some(self.resources.payees.get(&script).ok_or(full)?),
+            Some(script) => Some(self.resources.payees.get(&script).ok_or(FULL)?),
             None => None,
         };
+        let group = payee::group_of(payee.as_deref(), request.extranonce_size);
+        // Each group costs a job for each template, so nobody is to have all payees there may be.
+        let groups = &self.groups;
+        if groups.len() >= self.resources.settings.groups_per_connection
+            && !groups.contains_key(&group)
+        {
+            return Err(FULL);
+        }
         Ok(Some(Opening {
             kind: request.kind,
             owner,
@@ -138,6 +165,7 @@ impl Mining {
             nominal,
             max_target,
             extranonce_size: request.extranonce_size,
+            place,
         }))
     }
 
@@ -153,18 +181,22 @@ impl Mining {
         if id >= SOLO_GROUP_BIT {
             return Err(Fault::Refused("too many channels"));
         }
+        let Some(prefix) = self.resources.prefixes.allocate() else {
+            return self.refuse(request_id, FULL, out);
+        };
         self.next_channel_id += 1;
         let channel = Channel::open(
             id,
             opening,
-            self.resources.prefixes.allocate(),
+            prefix,
             self.resources.settings.shares_per_minute,
             |max_target| self.clamp(max_target),
             now,
         );
         self.answer_open(request_id, &channel, out)?;
         self.tally.channels_opened += 1;
-        self.channels.push(channel);
+        self.groups.entry(channel.group_id()).or_default().push(id);
+        self.channels.push(Box::new(channel));
         if let Some(work) = self.work.clone() {
             // Not by the group: the other channels in it have this job.
             self.send_job(self.channels.len() - 1, &work, work.id(), true, now, out)?;

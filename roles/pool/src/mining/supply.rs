@@ -126,7 +126,7 @@ impl Mining {
         old: [u8; 32],
         new: [u8; 32],
         out: &mut FrameBuffer,
-    ) -> Result<(), MalformedMessage> {
+    ) -> Result<(), Fault> {
         if old == new {
             return Ok(());
         }
@@ -156,12 +156,20 @@ fn change_prefix(
     channel: &mut Channel,
     prefixes: &Prefixes,
     out: &mut FrameBuffer,
-) -> Result<(), MalformedMessage> {
-    channel.set_prefix(prefixes.allocate());
+) -> Result<(), Fault> {
+    let fresh = prefixes
+        .allocate()
+        .ok_or(Fault::Refused("no extranonce prefix is left"))?;
+    channel.set_prefix(fresh);
     out.push(Message::SetExtranoncePrefix(SetExtranoncePrefix {
         channel_id: channel.id,
-        extranonce_prefix: channel.extranonce_prefix().as_slice().try_into()?,
-    }))
+        extranonce_prefix: channel
+            .extranonce_prefix()
+            .as_slice()
+            .try_into()
+            .map_err(MalformedMessage::Fields)?,
+    }))?;
+    Ok(())
 }
 
 /// Sends a job to one channel, in the form that its kind takes.

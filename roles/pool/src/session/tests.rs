@@ -14,6 +14,7 @@ use work::{Difficulty, Header, header};
 mod accounts;
 mod bad_input;
 mod blocks;
+mod capacity;
 mod drain;
 mod extensions;
 mod limits;
@@ -66,6 +67,7 @@ impl Client {
             shares_per_minute: 6.0,
             pool_minimum,
             channels_per_connection: 5,
+            groups_per_connection: 5,
             setup_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
             allowance,
@@ -75,6 +77,7 @@ impl Client {
             prefixes: Prefixes::new(3, 1),
             accounts: accounts.rules().unwrap(),
             payees: Payees::new("test"),
+            places: Places::new(6),
         });
         Self {
             session: Session::new(resources, now),

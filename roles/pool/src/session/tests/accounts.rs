@@ -10,7 +10,7 @@ const OTHER: &str = "mipcBbFg9gMiCh81Kj8tqqdgoZub1ZJRfn";
 const MAIN: &str = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4";
 
 /// A client where accounts may be paid by their own blocks.
-fn solo_client() -> Client {
+pub(super) fn solo_client() -> Client {
     let accounts = AccountsConfig {
         solo: true,
         ..AccountsConfig::default()
@@ -19,7 +19,11 @@ fn solo_client() -> Client {
 }
 
 impl Client {
-    fn open_as(&mut self, user_identity: &str, min_extranonce_size: u16) -> Vec<MiningOwned> {
+    pub(super) fn open_as(
+        &mut self,
+        user_identity: &str,
+        min_extranonce_size: u16,
+    ) -> Vec<MiningOwned> {
         self.ask(Message::OpenExtendedMiningChannel(
             OpenExtendedMiningChannel {
                 request_id: 77,
@@ -31,7 +35,7 @@ impl Client {
         ))
     }
 
-    fn close_channel(&mut self, channel_id: u32) {
+    pub(super) fn close_channel(&mut self, channel_id: u32) {
         let sent = self.ask(Message::CloseChannel(CloseChannel {
             channel_id,
             reason_code: "".try_into().unwrap(),
@@ -39,7 +43,7 @@ impl Client {
         assert!(sent.is_empty(), "{sent:?}");
     }
 
-    fn resources(&self) -> &Resources {
+    pub(super) fn resources(&self) -> &Resources {
         match &self.session {
             Session::Mining(mining) => &mining.resources,
             Session::Setup(setup) => &setup.resources,
