@@ -1,6 +1,12 @@
 //! One task per connection: it drives one session, and owns all its state.
 
-use std::{collections::VecDeque, net::SocketAddr, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use ledger::{Booking, Ledger};
 use service::listener::Accepted;
@@ -46,6 +52,17 @@ pub(crate) struct Shared {
     pub ledger: Ledger,
     pub counters: Arc<Counters>,
     pub blocks: Blocks,
+    /// When the pool began to stop: the same for all connections, whenever they notice.
+    pub stopped_at: OnceLock<Instant>,
+}
+
+impl Shared {
+    /// Waits until the pool stops and clients have had their time to leave.
+    async fn drained(&self, shutdown: &CancellationToken) {
+        shutdown.cancelled().await;
+        let stopped_at = *self.stopped_at.get_or_init(Instant::now);
+        sleep_until((stopped_at + self.resources.settings.drain).into()).await;
+    }
 }
 
 /// Serves one client until it leaves, misbehaves, or the pool stops.
@@ -169,9 +186,10 @@ impl Driver {
             let turn = tokio::select! {
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
-                    self.session.drain(Farewell::Stopping, Instant::now(), &mut self.out)
+                    let stopped_at = *self.shared.stopped_at.get_or_init(Instant::now);
+                    self.session.drain(Farewell::Stopping, stopped_at, &mut self.out)
                 }
-                Ok(()) = self.outage.changed() => self.take_outage(),
+                Ok(()) = self.outage.changed(), if !stopping => self.take_outage(),
                 Ok(()) = self.work.changed() => self.take_work(),
                 Ok(permit) = Arc::clone(&self.submissions).acquire_owned(), if !self.surplus.is_empty() => {
                     drop(permit);
@@ -189,11 +207,18 @@ impl Driver {
             };
             self.keep_pace(&read);
             self.submit_blocks();
-            let ended = self.end_turn();
+            let turn = turn.and(self.end_turn());
             self.shared.counters.add(self.session.take_tally());
-            // What there is to say is said even to a client that is about to be cut off.
-            let written = writer.write(&mut self.out).await;
-            if let Err(fault) = turn.and(ended).and(written.map_err(Fault::from)) {
+            // What there is to say is said even to a client that is about to be cut off; but one that does not take it keeps
+            // nobody from stopping.
+            let shared = &self.shared;
+            let written = tokio::select! {
+                biased;
+                written = writer.write(&mut self.out) => written.map_err(Fault::from),
+                // On the heap, and only once it is asked for: most writes are over at once.
+                () = async { Box::pin(shared.drained(shutdown)).await } => Err(Fault::Stopping),
+            };
+            if let Err(fault) = turn.and(written) {
                 break Err(fault);
             }
             // A client whose next bytes are always there must not keep the thread from others.

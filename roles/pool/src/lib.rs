@@ -29,7 +29,11 @@ mod submit;
 mod tiers;
 mod workers;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ledger::Health;
 use service::{http::Server, listener::Listener};
@@ -54,6 +58,9 @@ use status::Counters;
 
 /// How long the ledger may take at the end for what is still to be written.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
+
+/// How long after the time that clients have to leave a connection may still be there. None should be.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A pool whose socket is open, and whose template source and ledger run.
 pub struct Pool {
@@ -109,6 +116,7 @@ impl Pool {
             ledger,
             counters,
             blocks: Blocks::default(),
+            stopped_at: OnceLock::new(),
         };
         Ok(Self {
             http,
@@ -225,7 +233,15 @@ async fn serve(
     // So that clients that come back now are refused, and go elsewhere.
     drop(listener);
     connections_stop.cancel();
-    while connections.join_next().await.is_some() {}
+    let all_left = async { while connections.join_next().await.is_some() {} };
+    let at_most = shared.resources.settings.drain + LAST_WORDS;
+    if timeout(at_most, all_left).await.is_err() {
+        warn!(
+            connections = connections.len(),
+            "connections that did not end in time are dropped"
+        );
+        connections.shutdown().await;
+    }
     result
 }
 

@@ -80,3 +80,21 @@ async fn a_client_that_does_not_leave_is_cut_off() {
     assert_eq!(status.connections, 0);
     assert!(status.disconnects.is_empty(), "nobody's fault: {status:?}");
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_no_shutdown() {
+    let pool = Running::start_with(|config| {
+        config.drain_seconds = 1;
+        config.messages_per_second = 0;
+        // Far more than the test has patience for.
+        config.write_timeout_seconds = 600;
+    })
+    .await;
+    let mut deaf = pool.client().await;
+    deaf.ask_until_stuck().await;
+    let status = pool.status.clone();
+    pool.stop().await;
+    let status = status.snapshot();
+    assert_eq!(status.connections, 0);
+    assert!(status.disconnects.is_empty(), "{status:?}");
+}

@@ -13,10 +13,8 @@ use std::{
 };
 
 use stratum_core::{
-    binary_sv2::Seq064K,
-    extensions_sv2::RequestExtensions,
     mining_sv2::UpdateChannel,
-    parsers_sv2::{Extensions, ExtensionsNegotiation, Mining, MiningOwned},
+    parsers_sv2::{Mining, MiningOwned},
 };
 use support::{Client, PATIENCE, Running, bad_share, eventually};
 use sv2_connection::{Connection, Error, FrameBuffer};
@@ -123,26 +121,7 @@ async fn a_client_that_does_not_read_is_cut_off_and_counted() {
     let pool = Running::start_with(|config| config.write_timeout_seconds = 1).await;
     let mut honest = pool.client().await;
     let mut deaf = pool.client().await;
-    // Each of these gets an answer of its own size. When nobody takes the answers, the pool reads no more of them.
-    let asking = async {
-        let question = RequestExtensions {
-            request_id: 1,
-            requested_extensions: Seq064K::new((0x4000..0x4700).collect()).unwrap(),
-        };
-        loop {
-            let mut frames = FrameBuffer::new();
-            for _ in 0..100 {
-                let question = ExtensionsNegotiation::RequestExtensions(question.clone());
-                frames
-                    .push(Extensions::ExtensionsNegotiation(question))
-                    .unwrap();
-            }
-            if deaf.connection.writer.write(&mut frames).await.is_err() {
-                break;
-            }
-        }
-    };
-    timeout(PATIENCE, asking).await.unwrap();
+    deaf.ask_until_stuck().await;
     eventually(&pool, |status| {
         disconnects(status, "slow-reader") == 1 && status.connections == 1
     })

@@ -106,8 +106,13 @@ async fn drive(
         };
         solution = solution.or_else(|| session.take_solution());
         shared.counters.add(session.take_tally());
-        // What there is to say is said even to a client that is about to be cut off.
-        let written = writer.write(&mut out).await;
+        // What there is to say is said even to a client that is about to be cut off; but one that does not take it keeps nobody
+        // from stopping.
+        let written = tokio::select! {
+            biased;
+            written = writer.write(&mut out) => written,
+            () = shutdown.cancelled() => break Ok(()),
+        };
         if let Err(fault) = turn.and(written.map_err(Fault::from)) {
             break Err(fault);
         }

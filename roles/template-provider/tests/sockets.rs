@@ -26,6 +26,7 @@ use templates::{EmbeddedConfig, RpcConfig, SourceConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,8 @@ struct Provider {
     http: SocketAddr,
     key: AuthorityPublicKey,
     status: StatusHandle,
-    _stop: tokio_util::sync::DropGuard,
+    stop: tokio_util::sync::DropGuard,
+    task: JoinHandle<Result<(), template_provider::Error>>,
 }
 
 impl Provider {
@@ -54,26 +56,39 @@ impl Provider {
     }
 
     async fn start_with(source: SourceConfig) -> Self {
+        Self::start_patient(source, 1).await
+    }
+
+    /// One that gives its clients so much time to read.
+    async fn start_patient(source: SourceConfig, write_timeout_seconds: u32) -> Self {
         let config = Config {
             listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             http_address: Address::loopback(0),
             authority_secret_key: Some(AuthoritySecretKey::generate()),
             setup_timeout_seconds: 1,
-            write_timeout_seconds: 1,
+            write_timeout_seconds,
             template: source.into(),
             ..Config::default()
         };
         let provider = TemplateProvider::bind(config).await.unwrap();
         let stop = CancellationToken::new();
-        let started = Self {
+        Self {
             address: provider.local_addr(),
             http: provider.http_addr().unwrap(),
             key: provider.authority_public_key(),
             status: provider.status(),
-            _stop: stop.clone().drop_guard(),
-        };
-        tokio::spawn(provider.run(stop));
-        started
+            stop: stop.clone().drop_guard(),
+            task: tokio::spawn(provider.run(stop)),
+        }
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        timeout(PATIENCE, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
 
     async fn secured(&self) -> Client {
@@ -258,6 +273,39 @@ async fn a_client_that_does_not_read_is_cut_off_and_holds_nobody_up() {
     provider.counts("slow-reader").await;
     honest.hears_a_template().await;
     provider.eventually(|status| status.connections == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_no_shutdown() {
+    let node = node_with_a_large_template().await;
+    let source = SourceConfig::BitcoinRpc(RpcConfig {
+        url: format!("http://{node}"),
+        ..RpcConfig::default()
+    });
+    // Far more than the test has patience for.
+    let provider = Provider::start_patient(source, 600).await;
+    let mut deaf = provider.client().await;
+    deaf.hears_a_template().await;
+    // It is stuck in an answer when it has read no more questions for a while.
+    loop {
+        let mut requests = FrameBuffer::new();
+        for _ in 0..10_000 {
+            let request = RequestTransactionData { template_id: 1 };
+            requests
+                .push(TemplateDistribution::RequestTransactionData(request))
+                .unwrap();
+        }
+        let written = timeout(Duration::from_secs(1), deaf.0.writer.write(&mut requests));
+        match written.await {
+            Ok(written) => written.unwrap(),
+            Err(_) => break,
+        }
+    }
+    let status = provider.status.clone();
+    provider.stop().await;
+    let status = status.snapshot();
+    assert_eq!(status.connections, 0);
+    assert!(status.disconnects.is_empty(), "{status:?}");
 }
 
 /// A node that knows one template, with a transaction of a megabyte.

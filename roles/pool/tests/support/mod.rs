@@ -10,8 +10,10 @@ use std::{net::SocketAddr, time::Duration};
 use pool::{Config, Pool, StatusHandle};
 use service::http::Address;
 use stratum_core::{
+    binary_sv2::Seq064K,
+    extensions_sv2::RequestExtensions,
     mining_sv2::{OpenExtendedMiningChannel, SubmitSharesExtended, SubmitSharesStandard},
-    parsers_sv2::{Mining, MiningOwned},
+    parsers_sv2::{Extensions, ExtensionsNegotiation, Mining, MiningOwned},
 };
 use sv2_connection::{
     AuthorityPublicKey, AuthoritySecretKey, Connection, Error, FrameBuffer, Options, connect,
@@ -27,6 +29,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// When the pool has read nothing for so long, it does not read.
+const STUCK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
@@ -163,6 +168,31 @@ impl Client {
             frames.push(bad_share(number)).unwrap();
         }
         self.connection.writer.write(&mut frames).await.unwrap();
+    }
+
+    /// Asks and does not read the answers, until the pool reads no more questions.
+    pub(crate) async fn ask_until_stuck(&mut self) {
+        // Each gets an answer of its own size.
+        let question = RequestExtensions {
+            request_id: 1,
+            requested_extensions: Seq064K::new((0x4000..0x4700).collect()).unwrap(),
+        };
+        let asking = async {
+            loop {
+                let mut frames = FrameBuffer::new();
+                for _ in 0..100 {
+                    let question = ExtensionsNegotiation::RequestExtensions(question.clone());
+                    frames
+                        .push(Extensions::ExtensionsNegotiation(question))
+                        .unwrap();
+                }
+                let written = self.connection.writer.write(&mut frames);
+                if !matches!(timeout(STUCK, written).await, Ok(Ok(()))) {
+                    break;
+                }
+            }
+        };
+        timeout(PATIENCE, asking).await.unwrap();
     }
 
     /// Reads until the pool hangs up.
