@@ -93,6 +93,8 @@ pub(crate) struct Channel {
     /// Acknowledged work of less than one difficulty, which the protocol cannot say.
     pub remainder: u128,
     max_target: Target,
+    /// What the client says of itself.
+    nominal: Hashrate,
     target: Target,
     vardiff: Vardiff,
     /// Of the target that was met last.
@@ -164,6 +166,7 @@ impl Channel {
             payee: opening.payee,
             extranonce_size: opening.extranonce_size,
             max_target: opening.max_target,
+            nominal: opening.nominal,
             target,
             vardiff,
             worth,
@@ -190,6 +193,10 @@ impl Channel {
 
     pub(crate) fn max_target(&self) -> Target {
         self.max_target
+    }
+
+    pub(crate) fn nominal(&self) -> Hashrate {
+        self.nominal
     }
 
     /// The extranonce prefix of jobs to come, as the client has to know it: all of it on a standard channel.
@@ -242,6 +249,7 @@ impl Channel {
     /// What the client says by `UpdateChannel`.
     pub(crate) fn update(&mut self, nominal: Hashrate, max_target: Target) {
         self.max_target = max_target;
+        self.nominal = nominal;
         self.vardiff.stated(nominal);
     }
 

@@ -14,7 +14,7 @@ use work::Difficulty;
 
 use crate::{
     AccountsConfig, Error,
-    limits::{Allowance, Places},
+    limits::{Allowance, EXPECTED_SHARES, Places},
     payout,
     session::Settings,
 };
@@ -218,7 +218,11 @@ impl Config {
             drain: Duration::from_secs(self.drain_seconds.into()),
             allowance: Allowance {
                 no_channel: limit(self.first_channel_timeout_seconds),
-                idle: limit(self.idle_timeout_seconds),
+                // Where few shares are asked for, long silences are what the pool wants.
+                idle: limit(self.idle_timeout_seconds).map(|idle| {
+                    let shares = 60.0 * EXPECTED_SHARES / self.shares_per_minute;
+                    idle.max(Duration::try_from_secs_f64(shares).unwrap_or(idle))
+                }),
             },
         }
     }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     ops::ControlFlow,
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ledger::{Booking, Ledger};
@@ -37,6 +37,9 @@ const ENOUGH_OUTPUT: usize = 256 * 1024;
 
 /// Messages after which other connections have their turn: about a millisecond of work.
 const LONG_TURN: u32 = 256;
+
+/// Time for bytes that are there to be seen, before a client counts as silent.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What all connections share; read-only but for counters.
 pub(crate) struct Shared {
@@ -116,6 +119,7 @@ pub(crate) async fn serve(
                     pace,
                     resume_at: None,
                     outage: shared.outage.clone(),
+                    looks_again: false,
                 };
                 driver.run(&mut connection, &shutdown).await
             }
@@ -168,6 +172,8 @@ struct Driver {
     resume_at: Option<Instant>,
     /// Whether there have been no templates for too long.
     outage: watch::Receiver<bool>,
+    /// The client was silent for too long, unless what it said is there and only was not read yet.
+    looks_again: bool,
 }
 
 impl Driver {
@@ -243,6 +249,9 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
+        if self.looks_again {
+            return Instant::now() + LOOK_AGAIN;
+        }
         let deadline = self.session.deadline();
         self.resume_at.map_or(deadline, |at| at.min(deadline))
     }
@@ -253,8 +262,15 @@ impl Driver {
             self.session.not_listening(now);
         }
         self.resume_at = self.resume_at.filter(|at| now < *at);
-        self.session.tick(now, &mut self.out)?;
-        self.change_tier();
+        match self.session.tick(now, &mut self.out) {
+            // The clock may have been first, after a pause of the machine above all.
+            Err(Fault::Idle) if !self.looks_again => self.looks_again = true,
+            ended => {
+                self.looks_again = false;
+                ended?;
+                self.change_tier();
+            }
+        }
         Ok(())
     }
 

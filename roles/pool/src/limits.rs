@@ -10,6 +10,10 @@ use std::{
 
 use crate::session::Fault;
 
+/// A client is not silent for as long as it takes to find so many shares: an honest one finds none in that time once in
+/// 500 million times.
+pub(crate) const EXPECTED_SHARES: f64 = 20.0;
+
 /// How many seconds' worth of messages may come at once: a translator's miners come back together.
 const BURST: Duration = Duration::from_secs(1);
 
@@ -95,6 +99,8 @@ pub(crate) struct Allowance {
 pub(crate) struct Patience {
     heard_at: Instant,
     had_channel_at: Instant,
+    /// It has leave to be silent until then.
+    granted_until: Option<Instant>,
 }
 
 impl Patience {
@@ -102,12 +108,14 @@ impl Patience {
         Self {
             heard_at: now,
             had_channel_at: now,
+            granted_until: None,
         }
     }
 
     /// The client said something; whether it had a channel before or after.
     pub(crate) fn heard(&mut self, has_channel: bool, now: Instant) {
         self.heard_at = now;
+        self.granted_until = None;
         if has_channel {
             self.had_channel_at = now;
         }
@@ -116,6 +124,13 @@ impl Patience {
     /// Until now the client could not be heard, or had nothing that it could do.
     pub(crate) fn excuse(&mut self, now: Instant) {
         *self = Self::new(now);
+    }
+
+    /// The client may be silent for so long since it was heard; false if that is over already.
+    pub(crate) fn grant(&mut self, silence: Duration, now: Instant) -> bool {
+        let until = self.heard_at + silence;
+        self.granted_until = Some(until);
+        until > now
     }
 
     /// When the client has to go, and why, if it says nothing.
@@ -129,7 +144,7 @@ impl Patience {
             let at = self.had_channel_at + allowance.no_channel?;
             return Some((at, Fault::NoChannel));
         }
-        let at = self.heard_at + allowance.idle?;
+        let at = (self.heard_at + allowance.idle?).max(self.granted_until.unwrap_or(self.heard_at));
         has_work.then_some((at, Fault::Idle))
     }
 }

@@ -2,6 +2,7 @@
 
 mod extensions;
 mod opening;
+mod patience;
 mod supply;
 
 use std::{
@@ -129,12 +130,6 @@ impl Mining {
         Ok(())
     }
 
-    fn patience_end(&self) -> Option<(Instant, Fault)> {
-        let allowance = self.resources.settings.allowance;
-        self.patience
-            .end(allowance, self.has_channels(), self.work.is_some())
-    }
-
     /// Whether there are channels, or such as only wait for the template source.
     pub(crate) fn has_channels(&self) -> bool {
         !(self.channels.is_empty() && self.waiting.is_empty())
@@ -247,10 +242,7 @@ impl Mining {
             self.next_tick = now + TICK;
             self.retarget_all(now, out)?;
         }
-        match self.patience_end() {
-            Some((at, fault)) if now >= at => Err(fault),
-            _ => Ok(()),
-        }
+        self.check_patience(now)
     }
 
     /// Ends a turn under this number: difficulties follow what its shares showed. What was accepted waits for

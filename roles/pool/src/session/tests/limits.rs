@@ -109,3 +109,34 @@ fn a_proxy_without_miners_stays_unless_configured_otherwise() {
     client.publish(1, MAIN_NBITS);
     assert!(wait(&mut client, 7 * 24 * 3600).is_none());
 }
+
+#[test]
+fn a_client_whose_shares_are_rare_by_its_own_limit_is_not_silent() {
+    // It finds a share in 600 seconds, and asks for none that are easier.
+    let hard = Difficulty::new(600.0 * 1e12 / 4_294_967_296.0).unwrap();
+    let mut client = client();
+    client.publish(1, MAIN_NBITS);
+    client.open(1e12, hard.target().to_le_bytes(), 8);
+    assert!(wait(&mut client, 11_999).is_none());
+    let end = wait(&mut client, 2);
+    assert!(matches!(end, Some((Fault::Idle, _))), "{end:?}");
+
+    // What it says of itself is believed for a day.
+    let mut client = self::client();
+    client.publish(1, MAIN_NBITS);
+    client.open(1.0, hard.target().to_le_bytes(), 8);
+    assert!(wait(&mut client, 24 * 3600 - 1).is_none());
+    assert!(matches!(wait(&mut client, 1), Some((Fault::Idle, _))));
+}
+
+#[test]
+fn where_few_shares_are_asked_for_a_long_silence_is_fine() {
+    let config = crate::Config {
+        shares_per_minute: 0.1,
+        ..crate::Config::default()
+    };
+    let idle = config.session_settings().allowance.idle;
+    assert_eq!(idle, Some(Duration::from_secs(12_000)));
+    let idle = crate::Config::default().session_settings().allowance.idle;
+    assert_eq!(idle, Some(Duration::from_secs(1800)));
+}
