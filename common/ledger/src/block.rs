@@ -102,7 +102,7 @@ impl fmt::Display for BlockState {
         f.write_str(self.name())?;
         match self {
             Self::Rejected(reason) => write!(f, ": {reason}"),
-            Self::Accepted(count) => write!(f, " ({count} confirmations)"),
+            Self::Accepted(count) => write!(f, ", {count} deep"),
             Self::Submitted | Self::Confirmed(_) | Self::Orphaned => Ok(()),
         }
     }

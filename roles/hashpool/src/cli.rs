@@ -107,9 +107,9 @@ pub(crate) struct LedgerArgs {
 /// What of the ledger to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LedgerView {
-    /// Work of each worker
+    /// Work of each worker, with its average hashrate over the time
     Workers,
-    /// Work of each account
+    /// Work of each account, likewise
     Accounts,
     /// Blocks with their state
     Blocks,
