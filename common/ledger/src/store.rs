@@ -6,14 +6,14 @@ mod sqlite;
 use std::{path::PathBuf, sync::Arc};
 
 use diesel::{
-    QueryableByName,
+    AsChangeset, Insertable, QueryableByName,
     migration::MigrationSource,
     result::Error as DatabaseError,
     sql_types::{BigInt, Binary, Bool, Nullable, Text},
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
 
-use crate::{Error, StorageConfig, batch::Batch, block::shown, report::Minutes};
+use crate::{Block, BlockState, Error, StorageConfig, batch::Batch, block::shown, report::Minutes};
 
 /// Where a ledger is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -266,6 +266,86 @@ pub(crate) struct BlockRow {
     pub found_ms: i64,
 }
 
+diesel::table! {
+    blocks (hash) {
+        hash -> Text,
+        height -> Nullable<BigInt>,
+        server_id -> BigInt,
+        account -> Text,
+        worker -> Text,
+        solo -> Bool,
+        reward_sats -> BigInt,
+        state -> Text,
+        reason -> Nullable<Text>,
+        confirmations -> BigInt,
+        found_ms -> BigInt,
+        changed_ms -> BigInt,
+        raw -> Nullable<Binary>,
+    }
+}
+
+/// A block as it is found.
+#[derive(Insertable)]
+#[diesel(table_name = blocks)]
+struct FoundBlock<'a> {
+    hash: String,
+    height: Option<i64>,
+    server_id: i64,
+    account: &'a str,
+    worker: &'a str,
+    solo: bool,
+    reward_sats: i64,
+    state: &'static str,
+    reason: Option<&'a str>,
+    confirmations: i64,
+    found_ms: i64,
+    changed_ms: i64,
+    raw: Option<&'a [u8]>,
+}
+
+impl<'a> FoundBlock<'a> {
+    fn new(server: Server, block: &'a Block) -> Self {
+        Self {
+            hash: shown(&block.hash),
+            height: block.height.map(i64::from),
+            server_id: server.id,
+            account: &block.account,
+            worker: &block.worker,
+            solo: block.solo,
+            reward_sats: block.reward_sats.cast_signed(),
+            state: block.state.name(),
+            reason: block.state.reason(),
+            confirmations: block.state.confirmations(),
+            found_ms: block.found_ms,
+            changed_ms: block.found_ms,
+            raw: block.raw.as_deref(),
+        }
+    }
+}
+
+/// What has become of a block. What it consists of is kept until it is buried; `None` leaves it as it is.
+#[derive(AsChangeset)]
+#[diesel(table_name = blocks)]
+struct ChangedBlock<'a> {
+    state: &'static str,
+    reason: Option<Option<&'a str>>,
+    confirmations: i64,
+    changed_ms: i64,
+    raw: Option<Option<&'a [u8]>>,
+}
+
+impl<'a> ChangedBlock<'a> {
+    fn new(state: &'a BlockState, at_ms: i64) -> Self {
+        Self {
+            state: state.name(),
+            reason: Some(state.reason()),
+            confirmations: state.confirmations(),
+            changed_ms: at_ms,
+            raw: matches!(state, BlockState::Confirmed(_)).then_some(None),
+        }
+    }
+}
+
 /// What a block consists of.
 #[derive(Debug, QueryableByName)]
 pub(crate) struct RawRow {
@@ -321,15 +401,6 @@ mod sql {
          UNION ALL \
          SELECT account, worker, solo, shares, work_high, work_low FROM work_hours WHERE hour >= $3 AND hour < $4 \
          ) AS work GROUP BY account, worker, solo";
-
-    pub(super) const BLOCK_FOUND: &str = "INSERT INTO blocks (hash, height, server_id, account, worker, solo, \
-         reward_sats, state, reason, confirmations, found_ms, changed_ms, raw) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (hash) DO NOTHING";
-
-    /// A block is kept until it is buried.
-    pub(super) const BLOCK_STATE: &str = "UPDATE blocks SET state = $1, reason = $2, confirmations = $3, \
-         changed_ms = $4, raw = CASE WHEN $1 = 'confirmed' THEN NULL ELSE raw END \
-         WHERE hash = $5";
 
     pub(super) const OPEN_BLOCKS: &str = "SELECT hash, height, account, worker, solo, reward_sats, state, reason, \
          confirmations, found_ms FROM blocks WHERE server_id = $1 AND (state IN ('submitted', 'accepted') \
@@ -417,6 +488,25 @@ mod tests {
         Arc::new(batch)
     }
 
+    fn place(url: &str) -> Url {
+        Url::parse(&StorageConfig {
+            url: url.to_owned(),
+            ..StorageConfig::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn both_databases_have_the_same_tables() {
+        let sqlite = include_str!("../migrations/sqlite/2026-11-21-000000_work_and_blocks/up.sql");
+        let postgres =
+            include_str!("../migrations/postgres/2026-11-21-000000_work_and_blocks/up.sql");
+        let as_postgres = sqlite
+            .replace(") WITHOUT ROWID;", ");")
+            .replace("raw BLOB", "raw BYTEA");
+        assert_eq!(as_postgres, postgres);
+    }
+
     async fn total(connection: &mut Connection, window: Minutes) -> (i64, u128) {
         let rows = connection.work(window).await.unwrap();
         rows.iter().fold((0, 0), |(shares, work), row| {
@@ -427,11 +517,7 @@ mod tests {
     }
 
     async fn a_batch_counts_once_and_rolling_up_changes_no_sum(url: &str) {
-        let url = Url::parse(&StorageConfig {
-            url: url.to_owned(),
-            ..StorageConfig::default()
-        })
-        .unwrap();
+        let url = place(url);
         let connection = connect(&url, true).await.unwrap();
         let mut connection = connection.migrate(&url).await.unwrap();
         let server = |id, boot| Server { id, boot };
@@ -478,11 +564,7 @@ mod tests {
 
     /// As when the answer to one of them was lost, and it is tried again on another connection.
     async fn two_at_once_move_a_minute_once(url: &str) {
-        let url = Url::parse(&StorageConfig {
-            url: url.to_owned(),
-            ..StorageConfig::default()
-        })
-        .unwrap();
+        let url = place(url);
         let first = connect(&url, true).await.unwrap();
         let mut first = first.migrate(&url).await.unwrap();
         let mut second = connect(&url, false).await.unwrap();

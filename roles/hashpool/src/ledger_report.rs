@@ -241,13 +241,21 @@ impl Table {
 fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let (shown, escaped) = match c.is_control() {
+            let (shown, escaped) = match c.is_control() || reorders(c) {
                 true => (None, Some(c.escape_default())),
                 false => (Some(c), None),
             };
             shown.into_iter().chain(escaped.into_iter().flatten())
         })
         .collect()
+}
+
+/// Whether the character is not seen itself, and can change the order in which others are.
+fn reorders(c: char) -> bool {
+    matches!(
+        c,
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    )
 }
 
 #[cfg(test)]
@@ -276,12 +284,15 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned_and_no_name_commands_the_terminal() {
-        let work = [row("alice", "\u{1b}[2J", 10, 1 << 40), row("bob", "", 1, 5)];
+        let work = [
+            row("alice", "\u{1b}[2J\u{202e}", 10, 1 << 40),
+            row("bob", "", 1, 5),
+        ];
         let table = work_table(&work, TableFormat::Table, 1.0);
         let text = String::from_utf8(table.aligned()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1].find("pool"), lines[2].find("pool"), "{text}");
-        assert!(lines[1].contains("\\u{1b}[2J"), "{text}");
+        assert!(lines[1].contains("\\u{1b}[2J\\u{202e}"), "{text}");
         assert!(lines[1].ends_with("1.10 TH/s"), "{text}");
     }
 

@@ -7,17 +7,15 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
-use std::time::Duration;
 
-use e2e::client::{Client, Share};
+use e2e::{
+    PATIENCE,
+    client::{Client, Share},
+};
 use ledger::{Minutes, Reader, StorageConfig};
 use sv2_connection::AuthorityPublicKey;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 /// Kills in one test, and shares that are acknowledged between them.
 const KILLS: u64 = 8;
@@ -165,7 +163,7 @@ fn hashpool() -> Command {
 }
 
 /// Submits until the pool is gone; gives the shares that were submitted and those that were acknowledged.
-async fn pump(mut client: Client, acknowledged: Arc<AtomicU64>) -> (u64, u64) {
+async fn pump(mut client: Client, acknowledged: watch::Sender<u64>) -> (u64, u64) {
     let (mut submitted, mut guess) = (0, 0);
     loop {
         let room = IN_FLIGHT.saturating_sub(submitted - client.answers.total());
@@ -186,7 +184,7 @@ async fn pump(mut client: Client, acknowledged: Arc<AtomicU64>) -> (u64, u64) {
             }
         };
         let accepted = client.answers.accepted;
-        acknowledged.fetch_add(accepted - before, Ordering::Relaxed);
+        acknowledged.send_modify(|total| *total += accepted - before);
         if result.is_err() {
             return (submitted, accepted);
         }
@@ -196,7 +194,7 @@ async fn pump(mut client: Client, acknowledged: Arc<AtomicU64>) -> (u64, u64) {
 async fn acknowledged_shares_survive_kills(storage: Option<String>) {
     let place = Place::new(storage);
     let mut totals: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    let acknowledged = Arc::new(AtomicU64::new(0));
+    let acknowledged = watch::Sender::new(0);
     for round in 0..KILLS {
         // Any hash is a share at first; difficulty then follows.
         let pool = place.start(0, "0.0000000001");
@@ -204,13 +202,14 @@ async fn acknowledged_shares_survive_kills(storage: Option<String>) {
         for number in 0..CLIENTS {
             let account = format!("account{number}");
             let client = pool.client(&format!("{account}.rig{round}")).await;
-            let acknowledged = Arc::clone(&acknowledged);
+            let acknowledged = acknowledged.clone();
             clients.spawn(async move { (account, pump(client, acknowledged).await) });
         }
         // The pool is killed at whatever it is doing when as many are acknowledged.
-        while acknowledged.load(Ordering::Relaxed) < (round + 1) * SHARES_BETWEEN {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let enough = (round + 1) * SHARES_BETWEEN;
+        let mut total = acknowledged.subscribe();
+        let reached = total.wait_for(|total| *total >= enough);
+        timeout(PATIENCE, reached).await.unwrap().unwrap();
         pool.kill();
         while let Some(ended) = clients.join_next().await {
             let (account, (submitted, accepted)) = ended.unwrap();
@@ -227,7 +226,7 @@ async fn acknowledged_shares_survive_kills(storage: Option<String>) {
             );
         }
     }
-    assert!(acknowledged.load(Ordering::Relaxed) >= KILLS * SHARES_BETWEEN);
+    assert!(*acknowledged.borrow() >= KILLS * SHARES_BETWEEN);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -335,6 +334,28 @@ async fn a_stalled_database_delays_shares_and_refuses_none() {
     client.answered(20).await.unwrap();
     assert_eq!(client.answers.accepted, 20, "{:?}", client.answers);
     assert_eq!(place.booked().await["alice"], 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_database_does_not_keep_the_pool_from_stopping_and_the_exit_code_tells() {
+    let place = Place::new(None);
+    let mut pool = place.start(0, "0.0000000001");
+    let mut client = pool.client("alice.rig").await;
+    let _lock = Lock::take(&place.folder.path().join("ledger.sqlite"));
+    let share = client.channel.guess(0);
+    client.submit(&[share]).await.unwrap();
+    // What comes after the share has been read when the next job is here.
+    let seen = client.channel.jobs_seen;
+    while client.channel.jobs_seen < seen + 2 {
+        client.read().await.unwrap();
+    }
+    let terminated = Command::new("kill")
+        .arg(pool.child.id().to_string())
+        .status();
+    assert!(terminated.unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || pool.child.wait().unwrap().code());
+    let code = timeout(PATIENCE, ended).await.unwrap().unwrap();
+    assert_eq!((code, client.answers.accepted), (Some(1), 0));
 }
 
 /// Somebody else writes to the database and does not end.

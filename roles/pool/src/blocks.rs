@@ -346,9 +346,16 @@ impl Follower {
                 state => state,
             };
             if let Some(state) = state.filter(|state| *state != block.state) {
-                record(&shared, &block, state).await;
+                // Not here: the pool's end waits for the node, and must not wait for the ledger with it.
+                let recording = {
+                    let shared = Arc::clone(&shared);
+                    async move {
+                        record(&shared, &block, state).await;
+                        drop(under_way);
+                    }
+                };
+                shared.blocks.records.spawn(recording);
             }
-            drop(under_way);
         });
         Ok(())
     }

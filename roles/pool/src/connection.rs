@@ -211,6 +211,8 @@ impl Driver {
                 }
                 () = sleep_until(deadline.into()) => self.tick(reading),
             };
+            // It is not silent; and a client that is read all the time must not put off its ticks.
+            self.looks_again &= read.count == 0;
             self.keep_pace(&read);
             self.submit_blocks();
             let turn = turn.and(self.end_turn());

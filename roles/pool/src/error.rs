@@ -44,6 +44,11 @@ pub enum Error {
         "the ledger is no longer written; this is a fault of the pool, please report it with its log"
     )]
     LedgerEnded,
+    /// Blocks that were found are not in the ledger.
+    #[error(
+        "blocks that were found are not recorded, because the ledger could not be written; the node has been given them"
+    )]
+    BlocksNotRecorded,
     /// Shares that were accepted are not in the ledger.
     #[error(transparent)]
     Unflushed(#[from] ledger::Unflushed),

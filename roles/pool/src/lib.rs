@@ -258,7 +258,7 @@ async fn close(shared: Arc<Shared>) -> Result<(), Error> {
     match Arc::into_inner(shared) {
         Some(shared) => Ok(shared.ledger.close(LAST_COMMIT).await?),
         // Records that wait for the ledger hold it, and end with the process.
-        None => Ok(()),
+        None => Err(Error::BlocksNotRecorded),
     }
 }
 

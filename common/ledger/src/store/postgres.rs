@@ -3,12 +3,12 @@
 use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
 
 use diesel::{
-    QueryResult,
+    QueryDsl as _, QueryResult,
     connection::SimpleConnection,
     pg::Pg,
     result::Error as DatabaseError,
     sql_query,
-    sql_types::{Array, BigInt, Binary, Bool, Nullable, Text},
+    sql_types::{Array, BigInt, Bool, Text},
 };
 use diesel_async::{
     AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -24,7 +24,8 @@ use tokio_postgres::{NoTls, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    BlockRow, Blocks, Committed, Migrating, RawRow, RolledUp, Server, Value, WorkRow, sql,
+    BlockRow, Blocks, ChangedBlock, Committed, FoundBlock, Migrating, RawRow, RolledUp, Server,
+    Value, WorkRow, blocks, sql,
 };
 use crate::{
     batch::{Batch, BlockChange, to_columns},
@@ -265,30 +266,15 @@ async fn write_block(
 ) -> QueryResult<usize> {
     match change {
         BlockChange::Found(block) => {
-            sql_query(sql::BLOCK_FOUND)
-                .bind::<Text, _>(shown(&block.hash))
-                .bind::<Nullable<BigInt>, _>(block.height.map(i64::from))
-                .bind::<BigInt, _>(server.id)
-                .bind::<Text, _>(&*block.account)
-                .bind::<Text, _>(&*block.worker)
-                .bind::<Bool, _>(block.solo)
-                .bind::<BigInt, _>(block.reward_sats.cast_signed())
-                .bind::<Text, _>(block.state.name())
-                .bind::<Nullable<Text>, _>(block.state.reason())
-                .bind::<BigInt, _>(block.state.confirmations())
-                .bind::<BigInt, _>(block.found_ms)
-                .bind::<BigInt, _>(block.found_ms)
-                .bind::<Nullable<Binary>, _>(block.raw.as_deref())
+            diesel::insert_into(blocks::table)
+                .values(FoundBlock::new(server, block))
+                .on_conflict_do_nothing()
                 .execute(connection)
                 .await
         }
         BlockChange::State { hash, state, at_ms } => {
-            sql_query(sql::BLOCK_STATE)
-                .bind::<Text, _>(state.name())
-                .bind::<Nullable<Text>, _>(state.reason())
-                .bind::<BigInt, _>(state.confirmations())
-                .bind::<BigInt, _>(*at_ms)
-                .bind::<Text, _>(shown(hash))
+            diesel::update(blocks::table.find(shown(hash)))
+                .set(ChangedBlock::new(state, *at_ms))
                 .execute(connection)
                 .await
         }

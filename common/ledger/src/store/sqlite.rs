@@ -3,18 +3,19 @@
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use diesel::{
-    Connection as _, QueryResult, RunQueryDsl, SqliteConnection,
+    Connection as _, QueryDsl as _, QueryResult, RunQueryDsl, SqliteConnection,
     connection::SimpleConnection,
     result::{DatabaseErrorKind, Error as DatabaseError},
     sql_query,
-    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+    sql_types::{BigInt, Text},
     sqlite::Sqlite,
 };
 use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 
 use super::{
-    BlockRow, Blocks, Committed, Migrating, RawRow, RolledUp, Server, Value, WorkRow, sql,
+    BlockRow, Blocks, ChangedBlock, Committed, FoundBlock, Migrating, RawRow, RolledUp, Server,
+    Value, WorkRow, blocks, sql,
 };
 use crate::{
     batch::{Batch, BlockChange, to_columns},
@@ -266,27 +267,14 @@ fn write_block(
     change: &BlockChange,
 ) -> QueryResult<usize> {
     match change {
-        BlockChange::Found(block) => sql_query(sql::BLOCK_FOUND)
-            .bind::<Text, _>(shown(&block.hash))
-            .bind::<Nullable<BigInt>, _>(block.height.map(i64::from))
-            .bind::<BigInt, _>(server.id)
-            .bind::<Text, _>(&*block.account)
-            .bind::<Text, _>(&*block.worker)
-            .bind::<Bool, _>(block.solo)
-            .bind::<BigInt, _>(block.reward_sats.cast_signed())
-            .bind::<Text, _>(block.state.name())
-            .bind::<Nullable<Text>, _>(block.state.reason())
-            .bind::<BigInt, _>(block.state.confirmations())
-            .bind::<BigInt, _>(block.found_ms)
-            .bind::<BigInt, _>(block.found_ms)
-            .bind::<Nullable<Binary>, _>(block.raw.as_deref())
+        BlockChange::Found(block) => diesel::insert_into(blocks::table)
+            .values(FoundBlock::new(server, block))
+            .on_conflict_do_nothing()
             .execute(connection),
-        BlockChange::State { hash, state, at_ms } => sql_query(sql::BLOCK_STATE)
-            .bind::<Text, _>(state.name())
-            .bind::<Nullable<Text>, _>(state.reason())
-            .bind::<BigInt, _>(state.confirmations())
-            .bind::<BigInt, _>(at_ms)
-            .bind::<Text, _>(shown(hash))
-            .execute(connection),
+        BlockChange::State { hash, state, at_ms } => {
+            diesel::update(blocks::table.find(shown(hash)))
+                .set(ChangedBlock::new(state, *at_ms))
+                .execute(connection)
+        }
     }
 }

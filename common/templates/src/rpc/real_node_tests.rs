@@ -315,16 +315,11 @@ async fn a_wrong_password_is_told_and_the_cookie_is_taken() {
     };
     let templates =
         crate::start(SourceConfig::BitcoinRpc(config), CancellationToken::new()).unwrap();
-    let refused = timeout(PATIENCE, async {
-        while !templates
-            .health()
-            .error
-            .is_some_and(|error| error.contains("credentials"))
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    refused.await.expect("the reason in time");
+    until(async || {
+        let error = templates.health().error;
+        error.is_some_and(|error| error.contains("credentials"))
+    })
+    .await;
 
     let folder = tempfile::tempdir().unwrap();
     let cookie = folder.path().join(".cookie");
