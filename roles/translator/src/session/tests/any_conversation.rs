@@ -1,0 +1,73 @@
+//! Whatever comes, in whatever order, the counts add up.
+
+use super::*;
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Line(String),
+    Bytes(Vec<u8>),
+    Event(u8, u32),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let methods = "mining\\.(submit|subscribe|authorize|configure|suggest_difficulty|ping)";
+    let params = r#"\[("account\.worker"|"[0-9a-f]{8}"|"[1-9]"|[0-9]{1,4}|null|\["version-rolling"\]|,){0,9}\]"#;
+    prop_oneof![
+        4 => (0u32..50, 1u64..4).prop_map(|(nonce, job)| Step::Line(format!(
+            r#"{{"id":1,"method":"mining.submit","params":["account.worker","{job}","00000000","6553f101","{nonce:08x}"]}}"#
+        ))),
+        2 => (methods, params).prop_map(|(method, params)| Step::Line(format!(
+            r#"{{"id":1,"method":"{method}","params":{params}}}"#
+        ))),
+        1 => any::<Vec<u8>>().prop_map(Step::Bytes),
+        4 => (0u8..8, 0u32..20).prop_map(|(event, number)| Step::Event(event, number)),
+        1 => (0u64..400).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_share_is_counted_once_whatever_happens(
+        steps in prop::collection::vec(step(), 0..120), upstream_acknowledges: bool,
+    ) {
+        let mut miner = Conversation::mining(|settings| {
+            settings.max_malformed_lines = u32::MAX;
+            settings.max_in_flight = usize::MAX;
+            if upstream_acknowledges {
+                settings.acknowledge = Acknowledge::Upstream;
+            }
+        });
+        for step in steps {
+            match step {
+                Step::Line(line) => drop(miner.say(&line)),
+                Step::Bytes(bytes) => {
+                    miner.session.handle_line(miner.now, &bytes, &mut miner.out);
+                    miner.heard();
+                }
+                Step::Wait(seconds) => miner.wait(seconds),
+                Step::Event(0, _) => drop(miner.event(ChannelEvent::UpstreamUp)),
+                Step::Event(1, _) => drop(miner.event(ChannelEvent::UpstreamDown)),
+                Step::Event(2, _) => miner.open(),
+                Step::Event(3, number) => drop(miner.work([u8::try_from(number % 3).unwrap(); 32], Target::MAX)),
+                Step::Event(4, number) => drop(miner.event(ChannelEvent::Accepted {
+                    last_sequence_number: number,
+                    count: u64::from(number % 5),
+                })),
+                Step::Event(5, number) => drop(miner.event(ChannelEvent::Rejected {
+                    sequence_number: number,
+                    reason: RejectReason::UpstreamOther,
+                })),
+                Step::Event(6, _) => drop(miner.event(ChannelEvent::Closed(String::new()))),
+                Step::Event(_, _) => drop(miner.event(ChannelEvent::Refused(String::new()))),
+            }
+            prop_assert!(miner.tally_adds_up());
+            let forwarded = miner.session.tally().forwarded;
+            prop_assert!(miner.session.tally().accepted <= forwarded);
+        }
+        miner.session.abandon(&mut miner.out);
+        prop_assert_eq!(miner.session.tally().in_flight, 0);
+        prop_assert!(miner.tally_adds_up());
+    }
+}
