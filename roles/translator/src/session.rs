@@ -13,6 +13,7 @@ mod share;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use crate::job::Work;
 use channel::Stage;
 use recent::Recent;
 pub use tally::{LossReason, RejectReason, Tally};
+use wishes::Wishes;
 
 /// Bytes of the translator's own extranonce1.
 pub const EXTRANONCE1_SIZE: usize = 4;
@@ -199,8 +201,7 @@ pub struct Session {
     workers: Vec<Box<str>>,
     /// Bits that the miner asked for with `mining.configure`; not yet narrowed by what a job allows.
     negotiated_mask: Option<u32>,
-    suggested: Option<Difficulty>,
-    minimum: Option<Difficulty>,
+    wishes: Wishes,
     /// What the miner's shares showed on an earlier channel.
     measured: Option<Hashrate>,
     stage: Stage,
@@ -229,8 +230,7 @@ impl Session {
             subscribed: false,
             workers: Vec::new(),
             negotiated_mask: None,
-            suggested: None,
-            minimum: None,
+            wishes: Wishes::default(),
             measured: None,
             stage: Stage::NoUpstream,
             told: Told::default(),

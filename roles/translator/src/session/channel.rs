@@ -7,7 +7,7 @@ use stratum_v1::{
     ErrorCode, ExtranonceBytes, write_error, write_set_difficulty, write_set_version_mask,
     write_show_message,
 };
-use work::{Hashrate, difficulty::HASHES_PER_DIFFICULTY};
+use work::Hashrate;
 
 use super::meter::Meter;
 use super::recent::SentJob;
@@ -27,9 +27,6 @@ const SHORT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long the pool may take to open a channel.
 const OPENING_PATIENCE: Duration = Duration::from_secs(15);
-
-/// A miner that suggests a difficulty is taken to mean a share every ten seconds, as pools commonly aim at.
-const SUGGESTED_SECONDS_PER_SHARE: f64 = 10.0;
 
 /// Where a session stands with its upstream.
 #[derive(Debug)]
@@ -175,12 +172,9 @@ impl Session {
         if !self.subscribed || retry_at.is_some_and(|retry_at| now.instant < retry_at) {
             return;
         }
-        let suggested = self.suggested.map(|difficulty| {
-            Hashrate::new(difficulty.value() * HASHES_PER_DIFFICULTY / SUGGESTED_SECONDS_PER_SHARE)
-        });
         let hashrate = self
             .measured
-            .or(suggested.and_then(Result::ok))
+            .or(self.wishes.hashrate())
             .unwrap_or(self.settings.nominal_hashrate);
         let max_target = self.max_target();
         let size = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
@@ -225,7 +219,9 @@ impl Session {
 
     pub(super) fn max_target(&self) -> work::Target {
         let wanted = self
-            .minimum
+            .wishes
+            .fixed()
+            .or(self.wishes.floor())
             .map_or(work::Target::MAX, work::Difficulty::target);
         wanted.min(self.settings.max_target)
     }

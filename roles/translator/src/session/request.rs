@@ -31,7 +31,9 @@ impl Session {
         match method {
             Method::Submit(submit) => self.handle_submit(now, id, &submit, out),
             Method::Subscribe { .. } => self.handle_subscribe(now, id, out),
-            Method::Authorize { user, .. } => self.handle_authorize(now, id, user, out),
+            Method::Authorize { user, password } => {
+                self.handle_authorize(now, id, user, password, out)
+            }
             Method::Configure(configure) => self.handle_configure(id, configure, out),
             Method::SuggestDifficulty(difficulty) => {
                 self.handle_suggestion(id, Difficulty::new(difficulty), out)
@@ -80,7 +82,14 @@ impl Session {
         self.open_if_ready(now, out);
     }
 
-    fn handle_authorize(&mut self, now: Now, id: Id<'_>, user: Text<'_>, out: &mut Output) {
+    fn handle_authorize(
+        &mut self,
+        now: Now,
+        id: Id<'_>,
+        user: Text<'_>,
+        password: Option<Text<'_>>,
+        out: &mut Output,
+    ) {
         let name = user.decode();
         if name.is_empty() {
             return refuse(out, id, ErrorCode::Unauthorized, "user name is empty");
@@ -104,6 +113,9 @@ impl Session {
             }
             self.workers.push(name.into());
         }
+        if let Some(password) = password {
+            self.wishes.read_password(&password.decode());
+        }
         accept(out, id);
         self.open_if_ready(now, out);
     }
@@ -118,13 +130,9 @@ impl Session {
             granted
         });
         // The limit travels in the request for the channel, so it cannot be kept once that is under way.
-        let minimum_difficulty = configure.minimum_difficulty.map(|minimum| {
-            let minimum = Difficulty::new(minimum)
-                .ok()
-                .filter(|_| !self.is_opening_or_open());
-            self.minimum = minimum.or(self.minimum);
-            minimum.is_some()
-        });
+        let minimum_difficulty = configure
+            .minimum_difficulty
+            .map(|minimum| !self.is_opening_or_open() && self.wishes.limit(minimum));
         let reply = ConfigureReply {
             version_rolling,
             minimum_difficulty,
@@ -143,10 +151,8 @@ impl Session {
         out: &mut Output,
     ) {
         match difficulty {
-            Ok(difficulty) => {
-                self.suggested = Some(difficulty);
-                accept(out, id);
-            }
+            Ok(difficulty) if self.wishes.suggest(difficulty) => accept(out, id),
+            Ok(_) => refuse(out, id, ErrorCode::Other, "no miner is that fast"),
             Err(error) => refuse(out, id, ErrorCode::Other, &error.to_string()),
         }
     }

@@ -32,5 +32,5 @@ fn impossible_suggestions_are_refused_and_change_nothing() {
         "0".repeat(64)
     );
     assert!(miner.say(&zero)[0].contains("[20,"));
-    assert_eq!(miner.session.suggested, None);
+    assert_eq!(miner.session.wishes.hashrate(), None);
 }
