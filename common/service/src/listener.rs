@@ -8,10 +8,12 @@ mod proxy;
 mod tests;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -120,11 +122,13 @@ pub enum Refused {
     PerAddress(SocketAddr),
 }
 
-/// A TCP listener with [`Limits`].
+/// A TCP listener with [`Limits`]: one socket or several that share them.
 #[derive(Debug)]
 pub struct Listener {
-    inner: TcpListener,
-    local: SocketAddr,
+    /// In the order in which they were opened; at least one.
+    entrances: Vec<Entrance>,
+    /// Which entrance is asked first, so that none goes short when several are busy.
+    turn: usize,
     slots: Arc<Semaphore>,
     addresses: Arc<Addresses>,
     pace: Option<Pace>,
@@ -140,13 +144,9 @@ impl Listener {
     /// [`Error`], naming the address.
     pub fn bind(address: SocketAddr, limits: &Limits) -> Result<Self, Error> {
         limits.validate()?;
-        let (inner, local) = open(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => Error::InUse { address },
-            _ => Error::Bind { address, source },
-        })?;
         Ok(Self {
-            inner,
-            local,
+            entrances: vec![Entrance::open(address)?],
+            turn: 0,
             slots: Arc::new(Semaphore::new(
                 limits.connections.min(Semaphore::MAX_PERMITS),
             )),
@@ -172,10 +172,24 @@ impl Listener {
         Ok(self)
     }
 
-    /// The address it really listens on.
+    /// Opens a further socket under the same limits; [`Accepted::entrance`] says which one a connection came through.
+    ///
+    /// # Errors
+    /// [`Error`], naming the address.
+    pub fn also(mut self, address: SocketAddr) -> Result<Self, Error> {
+        self.entrances.push(Entrance::open(address)?);
+        Ok(self)
+    }
+
+    /// The address it really listens on; of several, the first.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.entrances[0].local
+    }
+
+    /// The addresses of all sockets, in the order in which they were opened.
+    pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.entrances.iter().map(|entrance| entrance.local)
     }
 
     /// What happened here so far; lives on after the listener.
@@ -194,10 +208,11 @@ impl Listener {
             if let Some(pace) = &mut self.pace {
                 pace.ready(&self.counters).await;
             }
-            let (stream, peer) = match self.inner.accept().await {
+            let (entrance, accepted) = poll_fn(|cx| self.poll_entrances(cx)).await;
+            let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    self.accept_failed(&error).await;
+                    self.accept_failed(entrance, &error).await;
                     continue;
                 }
             };
@@ -232,9 +247,26 @@ impl Listener {
             return Accepted {
                 stream,
                 peer,
+                entrance,
                 permit: Permit { _slot: slot, place },
             };
         }
+    }
+
+    /// The next connection of any entrance.
+    fn poll_entrances(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<(usize, io::Result<(TcpStream, SocketAddr)>)> {
+        let count = self.entrances.len();
+        for offset in 0..count {
+            let entrance = (self.turn + offset) % count;
+            if let Poll::Ready(accepted) = self.entrances[entrance].inner.poll_accept(cx) {
+                self.turn = entrance + 1;
+                return Poll::Ready((entrance, accepted));
+            }
+        }
+        Poll::Pending
     }
 
     async fn slot(&self) -> OwnedSemaphorePermit {
@@ -250,7 +282,7 @@ impl Listener {
         }
     }
 
-    async fn accept_failed(&mut self, error: &io::Error) {
+    async fn accept_failed(&mut self, entrance: usize, error: &io::Error) {
         count(&self.counters.accept_errors);
         match error.kind() {
             // The peer went away while it was queued: nobody to wait for.
@@ -261,7 +293,7 @@ impl Listener {
             _ => {
                 if !self.exhausted {
                     tracing::warn!(
-                        address = %self.local, %error,
+                        address = %self.entrances[entrance].local, %error,
                         "cannot accept connections for now; the limit of open files may be too low"
                     );
                 }
@@ -279,6 +311,8 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// Who called.
     pub peer: SocketAddr,
+    /// Which of the listener's sockets was called: 0 is that of [`Listener::bind`], 1 the first of [`Listener::also`].
+    pub entrance: usize,
     /// Hold it as long as the connection lives.
     pub permit: Permit,
 }
@@ -428,17 +462,33 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-fn open(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // A restart must not wait for the connections of the last process to time out.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let local = listener.local_addr()?;
-    Ok((listener, local))
+/// One listening socket.
+#[derive(Debug)]
+struct Entrance {
+    inner: TcpListener,
+    local: SocketAddr,
+}
+
+impl Entrance {
+    fn open(address: SocketAddr) -> Result<Self, Error> {
+        Self::try_open(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => Error::InUse { address },
+            _ => Error::Bind { address, source },
+        })
+    }
+
+    fn try_open(address: SocketAddr) -> io::Result<Self> {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A restart must not wait for the connections of the last process to time out.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let inner = socket.listen(BACKLOG)?;
+        let local = inner.local_addr()?;
+        Ok(Self { inner, local })
+    }
 }
 
 /// How many connections each address has. Bounded by the limit of connections: an address without one has no entry.

@@ -41,6 +41,54 @@ async fn an_accepted_connection_has_no_delay() {
 }
 
 #[tokio::test]
+async fn two_sockets_share_the_limits_and_each_connection_knows_its_own() {
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let mut listener = Listener::bind(ANY, &limits).unwrap().also(ANY).unwrap();
+    let addresses: Vec<_> = listener.local_addrs().collect();
+    // One socket has a queue; the other is served all the same.
+    let mut crowd = Vec::new();
+    for _ in 0..3 {
+        crowd.push(TcpStream::connect(addresses[0]).await.unwrap());
+    }
+    let other = TcpStream::connect(addresses[1]).await.unwrap();
+    let held = [listener.accept().await, listener.accept().await];
+    let by_second = held.iter().find(|held| held.entrance == 1).unwrap();
+    assert_eq!(by_second.peer, other.local_addr().unwrap());
+    assert!(held.iter().any(|held| held.entrance == 0));
+    let mut waiting = std::pin::pin!(listener.accept());
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("accepted above the limit of both"),
+        () = tokio::task::yield_now() => {}
+    }
+    drop(held);
+    assert_eq!(waiting.await.entrance, 0);
+}
+
+#[tokio::test]
+async fn a_second_port_in_use_is_named() {
+    let first = listener(&Limits::default());
+    let error = listener(&Limits::default())
+        .also(first.local_addr())
+        .unwrap_err();
+    assert!(matches!(error, Error::InUse { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_accepted_connection_is_asked_after_when_it_is_silent() {
+    let mut listener = listener(&Limits::default());
+    let _peer = call(&listener).await;
+    let accepted = listener.accept().await;
+    let socket = SockRef::from(&accepted.stream);
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+}
+
+#[tokio::test]
 async fn at_the_limit_the_next_connection_waits_for_one_to_end() {
     let mut listener = listener(&Limits {
         connections: 1,
