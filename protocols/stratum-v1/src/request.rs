@@ -63,8 +63,8 @@ pub enum Method<'a> {
 pub struct Configure<'a> {
     /// `version-rolling`, if it was asked for.
     pub version_rolling: Option<VersionRolling>,
-    /// `minimum-difficulty`, if it was asked for with a number.
-    pub minimum_difficulty: Option<f64>,
+    /// `minimum-difficulty`, if it was asked for; without a number that makes no sense.
+    pub minimum_difficulty: Option<Option<f64>>,
     /// Whether `subscribe-extranonce` was asked for.
     pub subscribe_extranonce: bool,
     /// Whether `info` was given.
@@ -215,8 +215,7 @@ impl<'a> Configure<'a> {
                     .unwrap_or(0),
             }),
             minimum_difficulty: asked("minimum-difficulty")
-                .then(|| option("minimum-difficulty.value").and_then(Value::number))
-                .flatten(),
+                .then(|| option("minimum-difficulty.value").and_then(Value::number)),
             subscribe_extranonce: asked("subscribe-extranonce"),
             info: asked("info"),
             extensions,

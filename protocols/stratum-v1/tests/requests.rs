@@ -294,7 +294,7 @@ fn configure_gives_every_extension_that_was_asked_for() {
             min_bit_count: 16
         })
     );
-    assert_eq!(configure.minimum_difficulty, Some(2048.0));
+    assert_eq!(configure.minimum_difficulty, Some(Some(2048.0)));
     assert!(configure.subscribe_extranonce && configure.info);
     assert_eq!(
         configure

@@ -14,6 +14,7 @@ use work::{Difficulty, Hashrate, Target};
 use crate::Error;
 use crate::session::{Acknowledge, Settings};
 use crate::upstream::{Plan, Upstream};
+use crate::user_agents::{UserAgent, UserAgents};
 
 /// The bits that BIP 320 leaves to miners.
 const BIP_320_MASK: u32 = 0x1fff_e000;
@@ -66,6 +67,8 @@ pub struct Config {
     pub reconnect_first_ms: u64,
     /// The longest wait before a new connection to a pool.
     pub reconnect_last_seconds: u64,
+    /// What miners of one kind need, by what they call themselves.
+    pub user_agents: Vec<UserAgent>,
     /// How many miners may connect.
     pub limits: Limits,
     /// Whether miners come through a load balancer that says who calls.
@@ -97,6 +100,10 @@ impl Default for Config {
             linger_seconds: 10,
             reconnect_first_ms: 500,
             reconnect_last_seconds: 10,
+            user_agents: vec![UserAgent {
+                pattern: "NiceHash/".into(),
+                minimum_difficulty: 500_000.0,
+            }],
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
         }
@@ -171,6 +178,9 @@ impl Config {
                 return wrong(key, format!("{value} is too large"));
             }
         }
+        if let Some(problem) = self.user_agents.iter().find_map(UserAgent::problem) {
+            return wrong("user_agents", problem);
+        }
         self.limits.validate()?;
         Ok(self.proxy_protocol.validate()?)
     }
@@ -185,6 +195,7 @@ impl Config {
             user_identity: Some(self.user_identity.as_str())
                 .filter(|name| !name.is_empty())
                 .map(Into::into),
+            user_agents: UserAgents::new(&self.user_agents),
             acknowledge: self.acknowledge,
             max_in_flight: self.max_in_flight_shares,
             max_malformed_lines: self.max_malformed_lines,
@@ -321,6 +332,16 @@ mod tests {
                     ..default()
                 },
                 "user_identity",
+            ),
+            (
+                Config {
+                    user_agents: vec![UserAgent {
+                        pattern: "x".into(),
+                        minimum_difficulty: -1.0,
+                    }],
+                    ..default()
+                },
+                "user_agents",
             ),
         ] {
             let error = config.validate().unwrap_err();

@@ -10,6 +10,7 @@ mod miner;
 pub mod session;
 mod status;
 mod upstream;
+mod user_agents;
 
 pub use config::Config;
 pub use session::Acknowledge;
@@ -17,6 +18,7 @@ pub use status::{
     MinerSnapshot, Shares, Snapshot, StatusHandle, TrafficSnapshot, UpstreamSnapshot,
 };
 pub use upstream::Upstream;
+pub use user_agents::{UserAgent, UserAgents};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -22,6 +22,7 @@ use stratum_v1::{ErrorCode, ExtranonceBytes, Id, write_error};
 use work::{Difficulty, Hashrate, Target};
 
 use crate::job::Work;
+use crate::user_agents::UserAgents;
 use channel::Stage;
 use recent::Recent;
 pub use tally::{LossReason, RejectReason, Tally};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub max_target: Target,
     /// The identity for all channels; the miner's own name if there is none.
     pub user_identity: Option<Box<str>>,
+    /// What miners of one kind need.
+    pub user_agents: UserAgents,
     /// When a share is answered.
     pub acknowledge: Acknowledge,
     /// Forwarded shares without an answer, at which no more lines are read.

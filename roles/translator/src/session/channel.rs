@@ -28,6 +28,9 @@ const SHORT_LIFETIME: Duration = Duration::from_secs(60);
 /// How long the pool may take to open a channel.
 const OPENING_PATIENCE: Duration = Duration::from_secs(15);
 
+/// The least time between two updates for what a miner asks. It may ask as often as it likes.
+const WISH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where a session stands with its upstream.
 #[derive(Debug)]
 pub(super) enum Stage {
@@ -60,6 +63,8 @@ pub(super) struct Channel {
     /// How often opening had failed before.
     failures: u32,
     pub(super) meter: Meter,
+    /// When the upstream may be told what the miner asks.
+    next_wish: Instant,
 }
 
 /// A forwarded share that has no answer yet.
@@ -158,10 +163,6 @@ impl Session {
         self.stage = Stage::NoUpstream;
     }
 
-    pub(super) fn is_opening_or_open(&self) -> bool {
-        matches!(self.stage, Stage::Opening { .. } | Stage::Open(_))
-    }
-
     pub(super) fn open_if_ready(&mut self, now: Now, out: &mut Output) {
         let Stage::Idle { retry_at, failures } = self.stage else {
             return;
@@ -188,6 +189,7 @@ impl Session {
             max_target,
             min_extranonce_size: u16::try_from(size).unwrap_or(u16::MAX),
         }));
+        self.wishes.told();
         self.stage = Stage::Opening {
             failures,
             hashrate,
@@ -207,13 +209,36 @@ impl Session {
             );
         }
         self.open_if_ready(now, out);
+        self.pass_on_wishes(now, out);
+    }
+
+    /// Tells the upstream what the miner has asked since it was told last. What the miner suggests stands until its shares
+    /// show something else.
+    pub(super) fn pass_on_wishes(&mut self, now: Now, out: &mut Output) {
+        let max_target = self.max_target();
+        let (Stage::Open(channel), Some(news)) = (&mut self.stage, self.wishes.news()) else {
+            return;
+        };
+        if now.instant < channel.next_wish {
+            return;
+        }
+        channel.next_wish = now.instant + WISH_INTERVAL;
+        let asked = self.wishes.hashrate().filter(|_| news.hashrate);
+        let hashrate = channel.meter.state(now.instant, asked);
+        self.wishes.told();
+        out.requests.push(Request::Update {
+            channel_id: channel.id,
+            hashrate,
+            max_target,
+        });
     }
 
     pub(super) fn channel_deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Idle { retry_at, .. } => *retry_at,
             Stage::Opening { until, .. } => Some(*until),
-            Stage::NoUpstream | Stage::Open(_) => None,
+            Stage::Open(channel) => self.wishes.news().map(|_| channel.next_wish),
+            Stage::NoUpstream => None,
         }
     }
 
@@ -247,7 +272,10 @@ impl Session {
             opened_at: now.instant,
             failures,
             meter: Meter::new(now.instant, hashrate),
+            next_wish: now.instant,
         }));
+        // What the miner asked while the channel was being opened.
+        self.pass_on_wishes(now, out);
     }
 
     fn refused(&mut self, now: Now, message: &str, out: &mut Output) {

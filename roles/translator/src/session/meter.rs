@@ -90,6 +90,13 @@ impl Meter {
         Some(rate)
     }
 
+    /// The hashrate to tell the upstream with something else: as stated, or as seen, or as it was told before.
+    pub(super) fn state(&mut self, now: Instant, stated: Option<Hashrate>) -> Hashrate {
+        self.reported = stated.or(self.known()).unwrap_or(self.reported);
+        self.next_report = now + REPORT_INTERVAL;
+        self.reported
+    }
+
     fn skip_pause(&mut self, now: Instant) {
         if self.shares <= 0.0 {
             return;

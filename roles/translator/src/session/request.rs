@@ -30,17 +30,17 @@ impl Session {
     fn handle_request(&mut self, now: Now, id: Id<'_>, method: Method<'_>, out: &mut Output) {
         match method {
             Method::Submit(submit) => self.handle_submit(now, id, &submit, out),
-            Method::Subscribe { .. } => self.handle_subscribe(now, id, out),
+            Method::Subscribe { user_agent, .. } => self.handle_subscribe(now, id, user_agent, out),
             Method::Authorize { user, password } => {
                 self.handle_authorize(now, id, user, password, out)
             }
-            Method::Configure(configure) => self.handle_configure(id, configure, out),
+            Method::Configure(configure) => self.handle_configure(now, id, configure, out),
             Method::SuggestDifficulty(difficulty) => {
-                self.handle_suggestion(id, Difficulty::new(difficulty), out)
+                self.handle_suggestion(now, id, Difficulty::new(difficulty), out)
             }
             Method::SuggestTarget(target) => {
                 let difficulty = Target::from_le_bytes(target).map(|target| target.difficulty());
-                self.handle_suggestion(id, difficulty, out);
+                self.handle_suggestion(now, id, difficulty, out);
             }
             // Never needed, since extranonce1 is ours; miners that ask are told that it would be sent.
             Method::ExtranonceSubscribe | Method::MultiVersion => accept(out, id),
@@ -69,8 +69,16 @@ impl Session {
         }
     }
 
-    fn handle_subscribe(&mut self, now: Now, id: Id<'_>, out: &mut Output) {
+    fn handle_subscribe(
+        &mut self,
+        now: Now,
+        id: Id<'_>,
+        user_agent: Option<Text<'_>>,
+        out: &mut Output,
+    ) {
         self.subscribed = true;
+        let need = user_agent.and_then(|name| self.settings.user_agents.minimum(&name.decode()));
+        self.wishes.need(need);
         let (extranonce1, size) = (self.extranonce1, self.settings.extranonce2_size);
         let mut subscription = [0; 2 * EXTRANONCE1_SIZE];
         // The buffer is of the right size, and hexadecimal is UTF-8.
@@ -79,7 +87,7 @@ impl Session {
         answer(out, id, |bytes| {
             write_subscribe_result(bytes, id, subscription, &extranonce1, size)
         });
-        self.open_if_ready(now, out);
+        self.open_or_update(now, out);
     }
 
     fn handle_authorize(
@@ -117,10 +125,22 @@ impl Session {
             self.wishes.read_password(&password.decode());
         }
         accept(out, id);
-        self.open_if_ready(now, out);
+        self.open_or_update(now, out);
     }
 
-    fn handle_configure(&mut self, id: Id<'_>, configure: Configure<'_>, out: &mut Output) {
+    /// What was said may let the channel open, or be worth telling where it is open.
+    fn open_or_update(&mut self, now: Now, out: &mut Output) {
+        self.open_if_ready(now, out);
+        self.pass_on_wishes(now, out);
+    }
+
+    fn handle_configure(
+        &mut self,
+        now: Now,
+        id: Id<'_>,
+        configure: Configure<'_>,
+        out: &mut Output,
+    ) {
         let version_rolling = configure.version_rolling.map(|wanted| {
             let mask = wanted.mask & self.settings.version_mask;
             let granted =
@@ -129,10 +149,9 @@ impl Session {
             self.told.version_mask = granted;
             granted
         });
-        // The limit travels in the request for the channel, so it cannot be kept once that is under way.
         let minimum_difficulty = configure
             .minimum_difficulty
-            .map(|minimum| !self.is_opening_or_open() && self.wishes.limit(minimum));
+            .map(|minimum| minimum.is_some_and(|minimum| self.wishes.limit(minimum)));
         let reply = ConfigureReply {
             version_rolling,
             minimum_difficulty,
@@ -142,10 +161,12 @@ impl Session {
         answer(out, id, |bytes| {
             write_configure_result(bytes, id, &reply, configure.unknown())
         });
+        self.pass_on_wishes(now, out);
     }
 
     fn handle_suggestion(
         &mut self,
+        now: Now,
         id: Id<'_>,
         difficulty: Result<Difficulty, work::Error>,
         out: &mut Output,
@@ -155,6 +176,7 @@ impl Session {
             Ok(_) => refuse(out, id, ErrorCode::Other, "no miner is that fast"),
             Err(error) => refuse(out, id, ErrorCode::Other, &error.to_string()),
         }
+        self.pass_on_wishes(now, out);
     }
 
     pub(super) fn is_authorized(&self, worker: Text<'_>) -> bool {

@@ -34,6 +34,7 @@ impl Conversation {
             nominal_hashrate: Hashrate::ZERO,
             max_target: Target::MAX,
             user_identity: None,
+            user_agents: crate::UserAgents::default(),
             acknowledge: Acknowledge::Local,
             max_in_flight: 4,
             max_malformed_lines: 2,

@@ -1,5 +1,6 @@
 //! What a miner asks about its difficulty, in all the ways there are: `mining.suggest_difficulty`, `mining.suggest_target`,
-//! `minimum-difficulty` of `mining.configure`, and options in its password. What is done about it is the session's.
+//! `minimum-difficulty` of `mining.configure`, options in its password, and what miners of its kind are known to need. What
+//! is done about it is the session's.
 
 use work::{Difficulty, Hashrate, difficulty::HASHES_PER_DIFFICULTY};
 
@@ -23,10 +24,22 @@ pub(super) struct Wishes(Option<Box<Asked>>);
 struct Asked {
     /// `minimum-difficulty` (BIP 310).
     minimum: Option<Difficulty>,
+    /// What miners of its kind need.
+    kind_minimum: Option<Difficulty>,
     /// Suggested by the firmware.
     suggested: Option<Difficulty>,
     /// Set by a person, in the password.
     password: Password,
+    news: News,
+}
+
+/// What the pool was not told yet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct News {
+    /// The miner's hashrate.
+    pub(super) hashrate: bool,
+    /// How easy its difficulty may become.
+    pub(super) floor: bool,
 }
 
 impl Wishes {
@@ -54,14 +67,18 @@ impl Wishes {
 
     /// The difficulty below which the miner does not want to work.
     pub(super) fn floor(&self) -> Option<Difficulty> {
-        self.0.as_ref()?.minimum
+        let asked = self.0.as_ref()?;
+        match (asked.minimum, asked.kind_minimum) {
+            (Some(one), Some(other)) => Some(harder(one, other)),
+            (one, other) => one.or(other),
+        }
     }
 
     /// `mining.suggest_difficulty` or `mining.suggest_target`; says whether it can be meant.
     pub(super) fn suggest(&mut self, difficulty: Difficulty) -> bool {
         let possible = difficulty.value() <= MOST_DIFFICULTY;
         if possible {
-            self.asked().suggested = Some(difficulty);
+            self.change(|asked| asked.suggested = Some(difficulty));
         }
         possible
     }
@@ -70,7 +87,7 @@ impl Wishes {
     pub(super) fn limit(&mut self, minimum: f64) -> bool {
         let minimum = possible_difficulty(minimum);
         if minimum.is_some() {
-            self.asked().minimum = minimum;
+            self.change(|asked| asked.minimum = minimum);
         }
         minimum.is_some()
     }
@@ -83,12 +100,38 @@ impl Wishes {
             .map_or(Password::default(), |asked| asked.password);
         let after = before.and(password);
         if after != before {
-            self.asked().password = after;
+            self.change(|asked| asked.password = after);
         }
     }
 
-    fn asked(&mut self) -> &mut Asked {
-        self.0.get_or_insert_default()
+    /// What miners of its kind need, if the user agent tells.
+    pub(super) fn need(&mut self, minimum: Option<Difficulty>) {
+        if minimum.is_some() || self.0.is_some() {
+            self.change(|asked| asked.kind_minimum = minimum);
+        }
+    }
+
+    /// What has changed since the pool was told.
+    pub(super) fn news(&self) -> Option<News> {
+        let news = self.0.as_ref()?.news;
+        (news != News::default()).then_some(news)
+    }
+
+    /// The pool is being told all of it.
+    pub(super) fn told(&mut self) {
+        if let Some(asked) = &mut self.0 {
+            asked.news = News::default();
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Asked)) {
+        let before = (self.hashrate(), self.fixed(), self.floor());
+        change(self.0.get_or_insert_default());
+        let (hashrate, fixed, floor) = (self.hashrate(), self.fixed(), self.floor());
+        if let Some(asked) = &mut self.0 {
+            asked.news.hashrate |= hashrate != before.0;
+            asked.news.floor |= (fixed, floor) != (before.1, before.2);
+        }
     }
 }
 
@@ -214,6 +257,43 @@ mod tests {
         assert_eq!(wishes.hashrate(), of(128.0));
         wishes.read_password("th=2");
         assert_eq!(wishes.hashrate(), Hashrate::new(2e12).ok());
+    }
+
+    #[test]
+    fn of_two_minimums_the_harder_counts() {
+        let mut wishes = Wishes::default();
+        wishes.need(None);
+        assert!(wishes.0.is_none(), "nothing is kept for nothing");
+        wishes.need(Difficulty::new(500.0).ok());
+        for (minimum, floor) in [(100.0, 500.0), (1000.0, 1000.0)] {
+            assert!(wishes.limit(minimum));
+            assert_eq!(wishes.floor(), Difficulty::new(floor).ok());
+        }
+        wishes.need(None);
+        assert_eq!(wishes.floor(), Difficulty::new(1000.0).ok());
+    }
+
+    #[test]
+    fn only_what_has_changed_is_news() {
+        let mut wishes = Wishes::default();
+        assert_eq!(wishes.news(), None);
+        wishes.suggest(Difficulty::ONE);
+        wishes.read_password("x");
+        let [hashrate, floor] =
+            [(true, false), (false, true)].map(|(hashrate, floor)| Some(News { hashrate, floor }));
+        assert_eq!(wishes.news(), hashrate);
+        wishes.told();
+        wishes.suggest(Difficulty::ONE);
+        assert_eq!(wishes.news(), None);
+        wishes.limit(2.0);
+        assert_eq!(wishes.news(), floor);
+        wishes.told();
+        wishes.read_password("th=1");
+        assert_eq!(wishes.news(), hashrate);
+        wishes.told();
+        // What a person wrote stands, so that this is no news.
+        wishes.suggest(Difficulty::new(3.0).unwrap());
+        assert_eq!(wishes.news(), None);
     }
 
     #[test]
