@@ -206,6 +206,7 @@ impl Translator {
                 stream,
                 peer,
                 permit,
+                ..
             } = accepted;
             tracing::debug!(%peer, "miner connected");
             let entry = status.arrive(peer);
