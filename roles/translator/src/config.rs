@@ -13,7 +13,7 @@ use work::{Difficulty, Hashrate, Target};
 
 use crate::Error;
 use crate::session::{Acknowledge, Settings};
-use crate::upstream::{Plan, Upstream};
+use crate::upstream::{LastIdentity, Patience, Plan, Roster, Upstream, Waits};
 use crate::user_agents::{UserAgent, UserAgents};
 
 /// The bits that BIP 320 leaves to miners.
@@ -67,6 +67,16 @@ pub struct Config {
     pub reconnect_first_ms: u64,
     /// The longest wait before a new connection to a pool.
     pub reconnect_last_seconds: u64,
+    /// Time for a pool for each step of connecting to it.
+    pub connect_timeout_seconds: u64,
+    /// How long a pool in front of the one that miners work for must be good before they go back to it; 0 is for ever.
+    pub failback_after_seconds: u64,
+    /// Time for a pool to answer any request for a channel.
+    pub channel_patience_seconds: u64,
+    /// Time for a pool to send work after it has opened channels.
+    pub work_patience_seconds: u64,
+    /// Time for a pool to answer any share, once there are more of them than a pool may answer in a batch.
+    pub answer_patience_seconds: u64,
     /// What miners of one kind need, by what they call themselves.
     pub user_agents: Vec<UserAgent>,
     /// How many miners may connect.
@@ -100,6 +110,11 @@ impl Default for Config {
             linger_seconds: 10,
             reconnect_first_ms: 500,
             reconnect_last_seconds: 10,
+            connect_timeout_seconds: 10,
+            failback_after_seconds: 60,
+            channel_patience_seconds: 60,
+            work_patience_seconds: 60,
+            answer_patience_seconds: 120,
             user_agents: vec![UserAgent {
                 pattern: "NiceHash/".into(),
                 minimum_difficulty: 500_000.0,
@@ -157,9 +172,13 @@ impl Config {
         if self.max_in_flight_shares > MOST_IN_FLIGHT {
             return wrong("max_in_flight_shares", format!("at most {MOST_IN_FLIGHT}"));
         }
-        if self.linger_seconds > u64::from(u32::MAX) {
-            let problem = format!("{} is too large", self.linger_seconds);
-            return wrong("linger_seconds", problem);
+        for (key, value) in [
+            ("linger_seconds", self.linger_seconds),
+            ("failback_after_seconds", self.failback_after_seconds),
+        ] {
+            if value > u64::from(u32::MAX) {
+                return wrong(key, format!("{value} is too large"));
+            }
         }
         for (key, value) in [
             ("max_in_flight_shares", self.max_in_flight_shares as u64),
@@ -169,6 +188,10 @@ impl Config {
             ("write_timeout_seconds", self.write_timeout_seconds),
             ("reconnect_first_ms", self.reconnect_first_ms),
             ("reconnect_last_seconds", self.reconnect_last_seconds),
+            ("connect_timeout_seconds", self.connect_timeout_seconds),
+            ("channel_patience_seconds", self.channel_patience_seconds),
+            ("work_patience_seconds", self.work_patience_seconds),
+            ("answer_patience_seconds", self.answer_patience_seconds),
         ] {
             if value == 0 {
                 return wrong(key, "must not be 0".into());
@@ -205,13 +228,34 @@ impl Config {
     }
 
     pub(crate) fn plan(&self) -> Plan {
+        let identity = Some(self.user_identity.as_str()).filter(|name| !name.is_empty());
         Plan {
             upstreams: self.upstreams.clone(),
             queue: self.upstream_queue,
-            first_wait: Duration::from_millis(self.reconnect_first_ms),
-            last_wait: Duration::from_secs(self.reconnect_last_seconds),
+            waits: self.waits(),
+            connect_patience: Duration::from_secs(self.connect_timeout_seconds),
+            patience: Patience {
+                channel: Duration::from_secs(self.channel_patience_seconds),
+                work: Duration::from_secs(self.work_patience_seconds),
+                answer: Duration::from_secs(self.answer_patience_seconds),
+            },
+            nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
+            last_identity: LastIdentity::new(identity),
             job_ids: Arc::new(AtomicU64::new(1)),
             link_ids: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn roster(&self) -> Roster {
+        let addresses = self.upstreams.iter().map(|pool| pool.address.clone());
+        Roster::new(addresses, self.waits())
+    }
+
+    fn waits(&self) -> Waits {
+        Waits {
+            first: Duration::from_millis(self.reconnect_first_ms),
+            last: Duration::from_secs(self.reconnect_last_seconds),
+            failback: Duration::from_secs(self.failback_after_seconds),
         }
     }
 

@@ -17,11 +17,11 @@ pub use session::Acknowledge;
 pub use status::{
     MinerSnapshot, Shares, Snapshot, StatusHandle, TrafficSnapshot, UpstreamSnapshot,
 };
-pub use upstream::Upstream;
+pub use upstream::{Upstream, UpstreamHealth};
 pub use user_agents::{UserAgent, UserAgents};
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use service::http;
@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use miner::{Driver, Socket};
 use session::{Now, Session, Settings};
 use status::Status;
-use upstream::{Link, SlotState};
+use upstream::{Link, Roster};
 
 /// Why a translator could not start; the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +65,10 @@ pub struct Translator {
     listener: Listener,
     /// Until it runs.
     http: Option<http::Server>,
-    slots: Vec<Slot>,
+    /// The connections to the pool; miners are spread over them.
+    links: Vec<watch::Sender<Option<Link>>>,
+    roster: Arc<Mutex<Roster>>,
     status: Arc<Status>,
-}
-
-/// One connection to a pool, seen from both ends.
-#[derive(Debug)]
-struct Slot {
-    links: watch::Sender<Option<Link>>,
-    state: Arc<SlotState>,
 }
 
 /// Opens the port and serves miners until `shutdown`.
@@ -94,21 +89,19 @@ impl Translator {
         config.validate()?;
         let listener = Listener::bind(config.listen_address, &config.limits)?
             .behind(config.proxy_protocol.clone())?;
-        let slots: Vec<Slot> = std::iter::repeat_with(|| Slot {
-            links: watch::Sender::new(None),
-            state: Arc::default(),
-        })
-        .take(config.connections())
-        .collect();
-        let states = slots.iter().map(|slot| Arc::clone(&slot.state)).collect();
-        let status = Status::new(states, listener.counters());
+        let links = std::iter::repeat_with(|| watch::Sender::new(None))
+            .take(config.connections())
+            .collect();
+        let roster = Arc::new(Mutex::new(config.roster()));
+        let status = Status::new(Arc::clone(&roster), listener.counters());
         let endpoints = metrics::endpoints(&status.handle())?;
         let http = http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?;
         Ok(Self {
             config,
             listener,
             http: Some(http),
-            slots,
+            links,
+            roster,
             status,
         })
     }
@@ -167,17 +160,13 @@ impl Translator {
     }
 
     fn connect_upstreams(&self, shutdown: &CancellationToken) -> JoinSet<()> {
-        let plan = Arc::new(self.config.plan());
         let mut supervisors = JoinSet::new();
-        for slot in &self.slots {
-            let (links, state) = (slot.links.clone(), Arc::clone(&slot.state));
-            supervisors.spawn(upstream::supervise(
-                Arc::clone(&plan),
-                links,
-                state,
-                shutdown.clone(),
-            ));
-        }
+        supervisors.spawn(upstream::supervise(
+            Arc::new(self.config.plan()),
+            Arc::clone(&self.roster),
+            self.links.clone(),
+            shutdown.clone(),
+        ));
         supervisors
     }
 
@@ -189,12 +178,12 @@ impl Translator {
         settings: &Arc<Settings>,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (extranonce1, slot) = next.take(self.slots.len());
+        let (extranonce1, slot) = next.take(self.links.len());
         let now = Now {
             instant: Instant::now(),
         };
         let settings = Arc::clone(settings);
-        let links = self.slots[slot].links.subscribe();
+        let links = self.links[slot].subscribe();
         let write_timeout = Duration::from_secs(self.config.write_timeout_seconds);
         let linger = Duration::from_secs(self.config.linger_seconds);
         let status = Arc::clone(&self.status);

@@ -1,9 +1,12 @@
 //! What Prometheus is shown: sums over all miners, read from their own counts when it asks.
 
+use std::collections::BTreeMap;
+
 use service::http::prometheus::{self, Registry};
 use service::http::{Endpoints, Families, register};
 
 use crate::status::{StatusHandle, Totals};
+use crate::upstream::UpstreamHealth;
 
 /// What the HTTP server says of a translator.
 pub(crate) fn endpoints(status: &StatusHandle) -> Result<Endpoints, prometheus::Error> {
@@ -151,10 +154,7 @@ fn own(families: &mut Families, totals: &Totals) {
 
 fn upstreams(families: &mut Families, status: &StatusHandle) {
     let upstreams = status.upstreams();
-    let connected = upstreams
-        .iter()
-        .filter(|upstream| upstream.connected_to.is_some())
-        .count();
+    let connected = upstreams.iter().map(|upstream| upstream.connected).sum();
     families.gauge(
         "hashpool_translator_upstream_connections",
         "Connections to pools that are up.",
@@ -164,6 +164,34 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
         "hashpool_translator_upstream_connects_total",
         "Connections to pools that were made.",
         upstreams.iter().map(|upstream| upstream.connections).sum(),
+    );
+    families.counter(
+        "hashpool_translator_upstream_moves_total",
+        "Moves of the miners from one pool to another.",
+        status.upstream_moves(),
+    );
+    // A pool that is configured twice is one here.
+    let (mut healthy, mut failures) = (BTreeMap::new(), BTreeMap::new());
+    for upstream in &upstreams {
+        let is_healthy = upstream.health == UpstreamHealth::Healthy;
+        *healthy.entry(&*upstream.address).or_insert(false) |= is_healthy;
+        for (reason, count) in &upstream.failures {
+            *failures.entry(*reason).or_default() += count;
+        }
+    }
+    families.gauges(
+        "hashpool_translator_upstream_healthy",
+        "Whether the last attempt to reach this pool succeeded.",
+        "upstream",
+        healthy
+            .into_iter()
+            .map(|(address, healthy)| (address, f64::from(u8::from(healthy)))),
+    );
+    families.counters(
+        "hashpool_translator_upstream_failures_total",
+        "Failed attempts to connect to pools, and connections to them that were lost.",
+        "reason",
+        failures,
     );
 }
 

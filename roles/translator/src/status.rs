@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use service::http::Histogram;
 
 use crate::session::Tally;
-use crate::upstream::SlotState;
+use crate::upstream::{Roster, Standing, UpstreamHealth};
 
 /// A cheap handle to the status of a translator; it outlives the translator.
 #[derive(Debug, Clone)]
@@ -21,8 +21,10 @@ pub struct StatusHandle(Arc<Status>);
 /// The status at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Snapshot {
-    /// One entry for each connection to a pool.
+    /// The pools, in their order.
     pub upstreams: Vec<UpstreamSnapshot>,
+    /// How often the miners were moved from one pool to another.
+    pub upstream_moves: u64,
     /// Miners that are connected.
     pub connected: usize,
     /// Connections of miners since the start.
@@ -52,15 +54,25 @@ pub struct TrafficSnapshot {
     pub notifications: u64,
 }
 
-/// A connection to a pool.
+/// A pool.
 #[derive(Debug, Clone, Serialize)]
 pub struct UpstreamSnapshot {
-    /// The pool it is connected to.
-    pub connected_to: Option<String>,
-    /// How often it has connected.
+    /// As configured.
+    pub address: String,
+    /// Whether it is the one that the miners work for.
+    pub followed: bool,
+    /// How it does.
+    pub health: UpstreamHealth,
+    /// Milliseconds since the Unix epoch.
+    pub failing_since_ms: Option<u64>,
+    /// Connections to it that are up.
+    pub connected: usize,
+    /// Connections to it that were made.
     pub connections: u64,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// Failed attempts and lost connections, by reason.
+    pub failures: BTreeMap<&'static str, u64>,
 }
 
 /// A connected miner.
@@ -126,7 +138,10 @@ impl StatusHandle {
     /// Whether a pool can take work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.slots.iter().any(|slot| slot.read().0.is_some())
+        lock(&self.0.roster)
+            .pools()
+            .iter()
+            .any(|pool| pool.connected > 0)
     }
 
     /// What is shown as metrics, summed over the miners that are here and those that left.
@@ -134,7 +149,12 @@ impl StatusHandle {
         self.0.totals(|_| ())
     }
 
-    /// One entry for each connection to a pool.
+    /// How often the miners were moved from one pool to another.
+    pub(crate) fn upstream_moves(&self) -> u64 {
+        lock(&self.0.roster).moves()
+    }
+
+    /// The pools, in their order.
     pub(crate) fn upstreams(&self) -> Vec<UpstreamSnapshot> {
         self.0.upstreams()
     }
@@ -142,7 +162,7 @@ impl StatusHandle {
 
 #[derive(Debug)]
 pub(crate) struct Status {
-    slots: Vec<Arc<SlotState>>,
+    roster: Arc<Mutex<Roster>>,
     listener: Arc<service::listener::Counters>,
     miners: Mutex<Miners>,
 }
@@ -297,11 +317,11 @@ impl Miner {
 
 impl Status {
     pub(crate) fn new(
-        slots: Vec<Arc<SlotState>>,
+        roster: Arc<Mutex<Roster>>,
         listener: Arc<service::listener::Counters>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            slots,
+            roster,
             listener,
             miners: Mutex::default(),
         })
@@ -318,7 +338,7 @@ impl Status {
         let miner = Arc::new(Miner {
             id,
             address,
-            connected_at_ms: unix_ms(),
+            connected_at_ms: unix_ms(SystemTime::now()),
             connected_at: Instant::now(),
             now: Mutex::default(),
         });
@@ -382,6 +402,7 @@ impl Status {
         present.sort_by_key(|miner| miner.id);
         Snapshot {
             upstreams: self.upstreams(),
+            upstream_moves: lock(&self.roster).moves(),
             connected: totals.connected,
             connections: totals.connections,
             disconnected: totals.disconnected,
@@ -394,15 +415,27 @@ impl Status {
     }
 
     fn upstreams(&self) -> Vec<UpstreamSnapshot> {
-        let read = |slot: &Arc<SlotState>| {
-            let (connected_to, last_error, connections) = slot.read();
-            UpstreamSnapshot {
-                connected_to,
-                connections,
-                last_error,
-            }
-        };
-        self.slots.iter().map(read).collect()
+        let roster = lock(&self.roster);
+        let followed = roster.followed();
+        let pools = roster.pools().iter().enumerate();
+        pools
+            .map(|(index, pool)| UpstreamSnapshot::new(pool, followed == Some(index)))
+            .collect()
+    }
+}
+
+impl UpstreamSnapshot {
+    fn new(pool: &Standing, followed: bool) -> Self {
+        Self {
+            address: pool.address.clone(),
+            followed,
+            health: pool.health,
+            failing_since_ms: pool.failing_since.map(unix_ms),
+            connected: pool.connected,
+            connections: pool.connections,
+            last_error: pool.last_error.clone(),
+            failures: pool.failures.clone(),
+        }
     }
 }
 
@@ -436,9 +469,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn unix_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

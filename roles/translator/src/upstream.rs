@@ -4,23 +4,73 @@
 //! has not taken yet is replaced by what is newer, or counted.
 
 mod connection;
+mod dial;
+mod error;
 mod mailbox;
+mod probe;
+mod roster;
 mod router;
 mod supervisor;
+mod vitals;
 
+pub use dial::Upstream;
+pub(crate) use error::UpstreamError;
 pub(crate) use mailbox::{Letters, Mailbox};
-pub use supervisor::Upstream;
-pub(crate) use supervisor::{Plan, SlotState, supervise};
+pub use roster::UpstreamHealth;
+pub(crate) use roster::{Roster, Standing, Waits};
+pub(crate) use supervisor::supervise;
+pub(crate) use vitals::Patience;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use work::Target;
+use work::{Hashrate, Target};
 
 use crate::session::Request;
+
+/// How connections are made; the same for all of them.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// In the order in which they are tried.
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) queue: usize,
+    pub(crate) waits: Waits,
+    /// For each step of connecting.
+    pub(crate) connect_patience: Duration,
+    pub(crate) patience: Patience,
+    /// What a pool is told that is tried.
+    pub(crate) nominal_hashrate: Hashrate,
+    pub(crate) last_identity: LastIdentity,
+    /// Numbers for jobs, process-wide.
+    pub(crate) job_ids: Arc<AtomicU64>,
+    /// Numbers for connections.
+    pub(crate) link_ids: AtomicU64,
+}
+
+/// The name of the channel that was asked for last. Locked when one is, never for a share.
+#[derive(Debug, Clone)]
+pub(crate) struct LastIdentity(Arc<Mutex<Option<Box<str>>>>);
+
+impl LastIdentity {
+    /// With the name that is configured, if one is.
+    pub(crate) fn new(identity: Option<&str>) -> Self {
+        Self(Arc::new(Mutex::new(identity.map(Into::into))))
+    }
+
+    fn set(&self, identity: Box<str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity);
+    }
+
+    fn read(&self) -> Option<Box<str>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
 
 /// What a miner's task needs of a living upstream connection.
 #[derive(Debug, Clone)]

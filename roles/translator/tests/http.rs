@@ -20,17 +20,13 @@ async fn readiness_follows_the_pool() {
     assert_eq!(get(&translator, "/healthz").await.0, 200);
     let pool = house.accept().await;
     translator
-        .until("the pool", |status| {
-            status.upstreams[0].connected_to.is_some()
-        })
+        .until("the pool", |status| status.upstreams[0].connected == 1)
         .await;
     let (status, body) = get(&translator, "/readyz").await;
     assert_eq!(status, 200, "{body}");
     drop(pool);
     translator
-        .until("the loss", |status| {
-            status.upstreams[0].connected_to.is_none()
-        })
+        .until("the loss", |status| status.upstreams[0].connected == 0)
         .await;
     assert_eq!(get(&translator, "/readyz").await.0, 503);
 }

@@ -162,7 +162,7 @@ impl Stack {
             .as_ref()
             .map(miner::StatusHandle::snapshot);
         let upstream = || {
-            let away = |upstream: &&translator::UpstreamSnapshot| upstream.connected_to.is_none();
+            let away = |upstream: &&translator::UpstreamSnapshot| upstream.connected == 0;
             translator.upstreams.iter().find(away)?.last_error.clone()
         };
         Figures {

@@ -1,28 +1,29 @@
 //! One living upstream connection: the task that reads, the task that writes, and their end.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use stratum_core::common_messages_sv2::MESSAGE_TYPE_RECONNECT;
 use stratum_core::mining_sv2::{
     CloseChannel, OpenExtendedMiningChannel, SubmitSharesExtended, UpdateChannel,
 };
-use stratum_core::parsers_sv2::Mining;
-use sv2_connection::{Connection, FrameBuffer, MalformedMessage, Reader, Writer};
+use stratum_core::parsers_sv2::{CommonMessages, Mining};
+use sv2_connection::{Connection, Frame, FrameBuffer, MalformedMessage, Reader, Writer};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use work::Hashrate;
 
-use super::router::{Router, UpstreamError};
-use super::{Link, Outgoing, Registry};
+use super::router::Router;
+use super::vitals::{Patience, Vitals};
+use super::{LastIdentity, Link, Outgoing, Plan, Registry, UpstreamError};
 use crate::session::Request;
-
-/// How long an upstream may answer no request for a channel, before miners are better off with another connection.
-const OWING_PATIENCE: Duration = Duration::from_secs(60);
-const OWING_CHECK: Duration = Duration::from_secs(5);
 
 /// Requests that are sealed and written together.
 const BATCH: usize = 256;
+
+/// How long a connection that miners have left waits for the last of them.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection that is set up, before its tasks run.
 pub(super) struct Established {
@@ -31,27 +32,46 @@ pub(super) struct Established {
     router: Router,
     outgoing: mpsc::Receiver<Outgoing>,
     link: Link,
+    patience: Patience,
+    last_identity: LastIdentity,
+}
+
+/// How a running connection and whoever runs it hear of each other.
+pub(super) struct Leash {
+    /// Ends the connection.
+    pub(super) shutdown: CancellationToken,
+    /// Nobody new comes: the connection ends when its last link is dropped, or soon after anyway.
+    pub(super) retire: CancellationToken,
+    /// Takes one [`Asked`] at most from each connection.
+    pub(super) asked: mpsc::Sender<Asked>,
+}
+
+/// The pool wants the connection made anew (SV2 3.6.5).
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) link_id: u64,
+    /// Empty for the same.
+    pub(super) new_host: String,
+    /// Zero for the same.
+    pub(super) new_port: u16,
 }
 
 impl Established {
-    pub(super) fn new(
-        connection: Connection,
-        id: u64,
-        queue: usize,
-        job_ids: Arc<AtomicU64>,
-    ) -> Self {
+    pub(super) fn new(connection: Connection, id: u64, plan: &Plan) -> Self {
         let registry = Arc::new(Registry::default());
-        let (sender, outgoing) = mpsc::channel(queue);
+        let (sender, outgoing) = mpsc::channel(plan.queue);
         Self {
             reader: connection.reader,
             writer: connection.writer,
-            router: Router::new(Arc::clone(&registry), job_ids),
+            router: Router::new(Arc::clone(&registry), Arc::clone(&plan.job_ids)),
             outgoing,
             link: Link {
                 id,
                 queue: sender,
                 registry,
             },
+            patience: plan.patience,
+            last_identity: plan.last_identity.clone(),
         }
     }
 
@@ -59,63 +79,131 @@ impl Established {
         self.link.clone()
     }
 
-    /// Reads and writes until the connection ends.
-    pub(super) async fn run(self, shutdown: &CancellationToken) -> Result<(), UpstreamError> {
-        let Self {
-            mut reader,
-            writer,
-            mut router,
-            outgoing,
-            link,
-        } = self;
-        let mut writing = tokio::spawn(write(writer, outgoing));
-        let reading = read(&mut reader, &mut router, &link.queue);
+    /// Reads and writes until the connection ends, or until nobody holds a link to it any more.
+    pub(super) async fn run(self, leash: Leash) -> Result<(), UpstreamError> {
+        let vitals = Arc::new(Vitals::new());
+        let registry = Arc::clone(&self.link.registry);
+        let mut reading = Reading {
+            reader: self.reader,
+            router: self.router,
+            vitals: Arc::clone(&vitals),
+            link_id: self.link.id,
+            // The connection itself does not keep the connection.
+            queue: self.link.queue.downgrade(),
+            asked: Some(leash.asked),
+        };
+        drop(self.link);
+        let writing = write(
+            self.writer,
+            self.outgoing,
+            Arc::clone(&vitals),
+            self.last_identity,
+        );
+        let mut writing = tokio::spawn(writing);
+        let retired = async {
+            leash.retire.cancelled().await;
+            sleep(DRAIN_LIMIT).await;
+        };
         let end = tokio::select! {
-            end = reading => end,
-            error = until_owing(&link.registry) => Err(error),
+            end = reading.run() => end,
+            error = until_unwell(&registry, &vitals, &self.patience) => Err(error),
             // A panic in the task is the only other way; it ends this connection alone.
-            end = &mut writing => end.unwrap_or(Ok(())),
-            () = shutdown.cancelled() => Ok(()),
+            end = &mut writing => end.unwrap_or(Err(UpstreamError::Panicked)),
+            () = retired => Ok(()),
+            () = leash.shutdown.cancelled() => Ok(()),
         };
         writing.abort();
         end
     }
 }
 
-async fn read(
-    reader: &mut Reader,
-    router: &mut Router,
-    queue: &mpsc::Sender<Outgoing>,
-) -> Result<(), UpstreamError> {
-    loop {
-        reader.read(|frame| router.handle(frame)).await?;
-        // If the queue is full now, there is another time.
-        while let Some(channel_id) = router.unwanted().pop() {
+/// The task that reads.
+struct Reading {
+    reader: Reader,
+    router: Router,
+    vitals: Arc<Vitals>,
+    link_id: u64,
+    queue: mpsc::WeakSender<Outgoing>,
+    /// Until it has been used.
+    asked: Option<mpsc::Sender<Asked>>,
+}
+
+impl Reading {
+    async fn run(&mut self) -> Result<(), UpstreamError> {
+        loop {
+            let mut reconnect = None;
+            let (router, vitals) = (&mut self.router, &self.vitals);
+            let read = self.reader.read(|frame| {
+                if frame.extension_type == 0 && frame.message_type == MESSAGE_TYPE_RECONNECT {
+                    reconnect = Some(new_place(frame)?);
+                    return Ok(());
+                }
+                if frame.extension_type == 0 {
+                    vitals.heard(frame.message_type);
+                }
+                router.handle(frame)
+            });
+            read.await?;
+            self.close_unwanted();
+            if let Some((new_host, new_port)) = reconnect
+                && let Some(asked) = self.asked.take()
+            {
+                // Fails only where nobody listens, at the end.
+                let _ = asked
+                    .send(Asked {
+                        link_id: self.link_id,
+                        new_host,
+                        new_port,
+                    })
+                    .await;
+            }
+        }
+    }
+
+    /// If the queue is full now, there is another time.
+    fn close_unwanted(&mut self) {
+        let Some(queue) = self.queue.upgrade() else {
+            return;
+        };
+        while let Some(channel_id) = self.router.unwanted().pop() {
             let close = Outgoing {
                 request_id: 0,
                 request: Request::Close { channel_id },
             };
             if queue.try_send(close).is_err() {
-                router.unwanted().push(channel_id);
+                self.router.unwanted().push(channel_id);
                 break;
             }
         }
     }
 }
 
-/// Comes back when the upstream has not answered for too long.
-async fn until_owing(registry: &Registry) -> UpstreamError {
+fn new_place(frame: Frame<'_>) -> Result<(String, u16), UpstreamError> {
+    let message_type = frame.message_type;
+    match frame.common()? {
+        CommonMessages::Reconnect(message) => {
+            Ok((message.new_host.as_utf8_or_hex(), message.new_port))
+        }
+        _ => Err(UpstreamError::Unexpected(message_type)),
+    }
+}
+
+/// Comes back when the upstream has not done its part for too long.
+async fn until_unwell(registry: &Registry, vitals: &Vitals, patience: &Patience) -> UpstreamError {
     loop {
-        tokio::time::sleep(OWING_CHECK).await;
+        sleep(patience.check()).await;
         let owing = registry.owing_for(Instant::now());
-        if owing >= OWING_PATIENCE {
+        if owing >= patience.channel {
             return UpstreamError::Owing(owing);
         }
-        if owing >= OWING_PATIENCE / 4 {
+        if owing >= patience.channel / 4 {
             tracing::warn!(
                 seconds = owing.as_secs(),
                 "the upstream answers no request for a channel"
             );
+        }
+        if let Err(error) = vitals.check(patience) {
+            return error;
         }
     }
 }
@@ -123,13 +211,23 @@ async fn until_owing(registry: &Registry) -> UpstreamError {
 async fn write(
     mut writer: Writer,
     mut outgoing: mpsc::Receiver<Outgoing>,
+    vitals: Arc<Vitals>,
+    last_identity: LastIdentity,
 ) -> Result<(), UpstreamError> {
     let mut frames = FrameBuffer::new();
     let mut batch = Vec::new();
     while outgoing.recv_many(&mut batch, BATCH).await > 0 {
+        let mut shares = 0;
         for request in batch.drain(..) {
             encode(&request, &mut frames)?;
+            match request.request {
+                Request::Submit(_) => shares += 1,
+                Request::Open(open) => last_identity.set(open.user_identity),
+                Request::Close { .. } => vitals.channel_closed(),
+                Request::Update { .. } => {}
+            }
         }
+        vitals.forwarded(shares);
         writer.write(&mut frames).await?;
     }
     Ok(())

@@ -6,19 +6,18 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use stratum_core::{
     binary_sv2::{B032, U256},
-    common_messages_sv2::MESSAGE_TYPE_RECONNECT,
     mining_sv2::{NewExtendedMiningJob, OpenExtendedMiningChannelSuccess, SetNewPrevHash},
     parsers_sv2::Mining,
 };
 use stratum_v1::ExtranonceBytes;
-use sv2_connection::{Frame, MalformedMessage};
+use sv2_connection::Frame;
 use work::Target;
 
-use super::{Mailbox, Opening, Registry};
+use super::{Mailbox, Opening, Registry, UpstreamError};
 use crate::job::{Job, JobParts, Tip, Work};
 use crate::session::{ChannelEvent, RejectReason};
 
@@ -30,38 +29,6 @@ const MAX_IDLE_FEEDS: usize = 16;
 
 /// SV2 5.1: the full extranonce of a channel.
 const MAX_EXTRANONCE_SIZE: usize = 32;
-
-/// Why a connection to an upstream ends.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
-    /// The connection failed, or the upstream closed it.
-    #[error(transparent)]
-    Connection(#[from] sv2_connection::Error),
-    /// The upstream's fault: a message that does not parse.
-    #[error("malformed message: {0}")]
-    Malformed(#[from] MalformedMessage),
-    /// The upstream's fault: a message that has no place here.
-    #[error("message type {0:#04x} is not expected from an upstream")]
-    Unexpected(u8),
-    /// The upstream's fault.
-    #[error("the upstream refuses shares that were never sent")]
-    Implausible,
-    /// The upstream's fault.
-    #[error("a new block names job {0}, which was never sent")]
-    UnknownJob(u32),
-    /// The upstream's fault.
-    #[error("the upstream sets an impossible {0}")]
-    Impossible(&'static str),
-    /// The upstream's fault.
-    #[error("the upstream opens a channel that nobody asked for")]
-    Unasked,
-    /// The upstream's fault.
-    #[error("the upstream has answered no request for a channel for {} seconds", .0.as_secs())]
-    Owing(Duration),
-    /// The upstream wants the connection made anew.
-    #[error("the upstream asked for a new connection")]
-    Reconnect,
-}
 
 #[derive(Debug)]
 pub(super) struct Router {
@@ -112,9 +79,6 @@ impl Router {
             return Ok(());
         }
         let message_type = frame.message_type;
-        if message_type == MESSAGE_TYPE_RECONNECT {
-            return Err(UpstreamError::Reconnect);
-        }
         match frame.mining()? {
             Mining::SubmitSharesSuccess(message) => {
                 if let Some(mailbox) = self.mailbox(message.channel_id) {

@@ -1,193 +1,520 @@
-//! Keeps one upstream connection alive: connects, and connects again, for ever.
+//! Chooses the pool that all miners work for, and keeps the connections to it.
+//!
+//! One task decides; dialling, probing and each connection are tasks that tell it how they end. Every slot has a connection
+//! of its own to the pool that is followed; a slot that gets none uses that of another. Where a connection is replaced, the
+//! new one is published before the old one is given up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use socket2::{SockRef, TcpKeepalive};
-use sv2_connection::{AuthorityPublicKey, Connection, Options};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Link;
-use super::connection::Established;
-use super::router::UpstreamError;
+use super::connection::{Asked, Established, Leash};
+use super::dial::dial;
+use super::probe::probe;
+use super::roster::GOOD_LIFETIME;
+use super::{Link, Plan, Roster, Upstream, UpstreamError};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often in a row a pool may send a new connection elsewhere.
+const MOST_HOPS: u32 = 4;
 
-/// A connection that lived this long was a good one: the next attempt does not wait as after failures.
-const GOOD_LIFETIME: Duration = Duration::from_secs(30);
-
-/// A cable that was cut is noticed after about a minute.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// Host name or address, and port.
-    pub address: String,
-    /// The key that signs the pool's certificate; without it, whoever answers is trusted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub authority_public_key: Option<AuthorityPublicKey>,
-}
-
-impl Upstream {
-    /// The two parts of the address.
-    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
-        let (host, port) = self.address.rsplit_once(':')?;
-        Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
-    }
-}
-
-/// How connections are made; the same for all of them.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// In the order in which they are tried.
-    pub(crate) upstreams: Vec<Upstream>,
-    pub(crate) queue: usize,
-    pub(crate) first_wait: Duration,
-    pub(crate) last_wait: Duration,
-    /// Numbers for jobs, process-wide.
-    pub(crate) job_ids: Arc<AtomicU64>,
-    /// Numbers for connections.
-    pub(crate) link_ids: AtomicU64,
-}
-
-/// What is known about one connection, for the status.
-#[derive(Debug, Default)]
-pub(crate) struct SlotState {
-    connections: AtomicU64,
-    now: Mutex<SlotNow>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct SlotNow {
-    address: Option<String>,
-    last_error: Option<String>,
-}
-
-impl SlotState {
-    /// The upstream it is connected to, the last error, and how often it has connected.
-    pub(crate) fn read(&self) -> (Option<String>, Option<String>, u64) {
-        let SlotNow {
-            address,
-            last_error,
-        } = self
-            .now
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        (
-            address,
-            last_error,
-            self.connections.load(Ordering::Relaxed),
-        )
-    }
-
-    fn set(&self, address: Option<String>, error: Option<String>) {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.address = address;
-        now.last_error = error.or_else(|| now.last_error.take());
-    }
-}
-
-/// Keeps a connection until `shutdown`, and publishes it while it lives.
+/// Keeps connections until `shutdown`, and publishes them, one for each of `links`.
 pub(crate) async fn supervise(
     plan: Arc<Plan>,
-    links: watch::Sender<Option<Link>>,
-    state: Arc<SlotState>,
+    roster: Arc<Mutex<Roster>>,
+    links: Vec<watch::Sender<Option<Link>>>,
     shutdown: CancellationToken,
 ) {
-    let mut failures = 0;
-    loop {
-        for upstream in &plan.upstreams {
-            let started = Instant::now();
-            let end = tokio::select! {
-                end = connect(upstream, &plan) => end,
-                () = shutdown.cancelled() => return,
-            };
-            let established = match end {
-                Ok(established) => established,
-                Err(error) => {
-                    tracing::warn!(upstream = %upstream.address, %error, "cannot connect to the upstream");
-                    state.set(None, Some(error.to_string()));
-                    continue;
-                }
-            };
-            tracing::info!(upstream = %upstream.address, "connected to the upstream");
-            state.connections.fetch_add(1, Ordering::Relaxed);
-            state.set(Some(upstream.address.clone()), None);
-            links.send_replace(Some(established.link()));
-            let end = established.run(&shutdown).await;
-            links.send_replace(None);
-            if shutdown.is_cancelled() {
-                return;
-            }
-            let reason = end.err().map_or_else(
-                || "the connection was closed".to_owned(),
-                |error| error.to_string(),
-            );
-            tracing::warn!(upstream = %upstream.address, %reason, "lost the upstream; miners stay connected");
-            state.set(None, Some(reason));
-            if started.elapsed() >= GOOD_LIFETIME {
-                failures = 0;
-                // Back to the first in the order, which may be healthy.
-                break;
-            }
-            // One that lets go of us at once must not hide the ones behind it.
+    let (asking, asked) = mpsc::channel(links.len().max(1));
+    let slots = links.into_iter().map(Slot::new).collect();
+    let supervisor = Supervisor {
+        plan,
+        roster,
+        slots,
+        following: None,
+        probing: None,
+        asking,
+        tasks: JoinSet::new(),
+        shutdown,
+    };
+    supervisor.run(asked).await;
+}
+
+struct Supervisor {
+    plan: Arc<Plan>,
+    roster: Arc<Mutex<Roster>>,
+    slots: Vec<Slot>,
+    /// The pool that slots are to be connected to. `None` while one has to be found.
+    following: Option<usize>,
+    probing: Option<Id>,
+    asking: mpsc::Sender<Asked>,
+    tasks: JoinSet<Event>,
+    shutdown: CancellationToken,
+}
+
+/// A place for a connection; miners are spread over them.
+struct Slot {
+    links: watch::Sender<Option<Link>>,
+    own: Option<Own>,
+    dialling: Option<Id>,
+    /// Where the pool sends the connection.
+    redirect: Option<Redirect>,
+    /// Of this slot, in a row.
+    failures: u32,
+    retry_at: Instant,
+}
+
+/// A connection that runs for a slot.
+struct Own {
+    link: Link,
+    task: Id,
+    pool: usize,
+    /// As configured, or where the pool has sent us.
+    place: Upstream,
+    since: Instant,
+    /// The pool has asked us to go.
+    leaving: bool,
+    hops: u32,
+    retire: CancellationToken,
+}
+
+struct Redirect {
+    pool: usize,
+    place: Upstream,
+    hops: u32,
+}
+
+/// What a connection is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To find the pool to follow, or to go back to a better one.
+    Follow,
+    /// To have one more connection to the pool that is followed.
+    Fill,
+    /// The pool has asked for it.
+    Redirect,
+}
+
+/// An attempt to connect.
+struct Attempt {
+    slot: usize,
+    pool: usize,
+    place: Upstream,
+    purpose: Purpose,
+    hops: u32,
+}
+
+/// How a task ended.
+enum Event {
+    Dialled(Attempt, Result<Box<Established>, UpstreamError>),
+    Ended {
+        slot: usize,
+        pool: usize,
+        link_id: u64,
+        lived: Duration,
+        end: Result<(), UpstreamError>,
+    },
+    Probed {
+        pool: usize,
+        result: Result<(), UpstreamError>,
+    },
+    Stopped,
+}
+
+impl Slot {
+    fn new(links: watch::Sender<Option<Link>>) -> Self {
+        Self {
+            links,
+            own: None,
+            dialling: None,
+            redirect: None,
+            failures: 0,
+            retry_at: Instant::now(),
         }
-        tokio::select! {
-            () = sleep(wait(&plan, failures)) => {}
-            () = shutdown.cancelled() => return,
+    }
+
+    /// The slot's own link to this pool, if it may be used.
+    fn good(&self, pool: usize) -> Option<&Link> {
+        let own = self.own.as_ref()?;
+        (own.pool == pool && !own.leaving).then_some(&own.link)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.dialling.is_none() && self.redirect.is_none()
+    }
+
+    fn publish(&self, link: Option<&Link>) {
+        self.links.send_if_modified(|published| {
+            let id = |link: Option<&Link>| link.map(|link| link.id);
+            let changed = id(published.as_ref()) != id(link);
+            if changed {
+                *published = link.cloned();
+            }
+            changed
+        });
+    }
+
+    /// From now on the slot's own connection is as good as gone: it ends when the last miner has left it.
+    fn retire(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.retire.cancel();
         }
-        failures += 1;
     }
 }
 
-/// Doubles with each failure, and is spread so that connections lost together do not come back together.
-fn wait(plan: &Plan, failures: u32) -> Duration {
-    let longest = plan
-        .first_wait
-        .saturating_mul(1 << failures.min(20))
-        .min(plan.last_wait);
-    longest.mul_f64(rand::random_range(0.5..=1.0))
-}
+impl Supervisor {
+    async fn run(mut self, mut asked: mpsc::Receiver<Asked>) {
+        loop {
+            let next = self.arrange(Instant::now());
+            let wait = async {
+                match next {
+                    Some(moment) => sleep_until(moment).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => self.handle(ended),
+                Some(asked) = asked.recv() => self.asked(asked),
+                () = wait => {}
+                () = self.shutdown.cancelled() => break,
+            }
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
 
-async fn connect(upstream: &Upstream, plan: &Plan) -> Result<Established, UpstreamError> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(&upstream.address))
-        .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))
-        .and_then(|result| result)
-        .map_err(sv2_connection::Error::from)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_INTERVAL);
-    // Without it the connection works all the same.
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    let mut connection =
-        sv2_connection::connect(stream, upstream.authority_public_key, Options::default()).await?;
-    set_up(&mut connection, upstream).await?;
-    let id = plan.link_ids.fetch_add(1, Ordering::Relaxed);
-    Ok(Established::new(
-        connection,
-        id,
-        plan.queue,
-        Arc::clone(&plan.job_ids),
-    ))
-}
+    /// Sets about everything that can be done now, and says when there will be more.
+    fn arrange(&mut self, now: Instant) -> Option<Instant> {
+        self.follow_redirects();
+        if let Some(pool) = self.following
+            && self
+                .slots
+                .iter()
+                .all(|slot| slot.good(pool).is_none() && slot.is_idle())
+        {
+            self.following = None;
+        }
+        let next = match self.following {
+            None => self.choose(now),
+            Some(pool) => {
+                let next = self.fill(pool, now);
+                let probe = self.look_for_better(pool, now);
+                next.into_iter().chain(probe).min()
+            }
+        };
+        self.publish();
+        next
+    }
 
-async fn set_up(connection: &mut Connection, upstream: &Upstream) -> Result<(), UpstreamError> {
-    // No flag: extended channels are opened, and a job that does not allow version rolling is mined without.
-    const FLAGS: u32 = 0;
-    let (host, port) = upstream.host_and_port().unwrap_or_default();
-    let firmware = concat!("hashpool-translator/", env!("CARGO_PKG_VERSION"));
-    let request = sv2_connection::mining_setup(FLAGS, host, port, firmware)?;
-    sv2_connection::setup(connection, request, SETUP_TIMEOUT).await?;
-    Ok(())
+    fn follow_redirects(&mut self) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].dialling.is_none()
+                && let Some(redirect) = self.slots[slot].redirect.take()
+            {
+                let Redirect { pool, place, hops } = redirect;
+                self.dial(Attempt {
+                    slot,
+                    pool,
+                    place,
+                    purpose: Purpose::Redirect,
+                    hops,
+                });
+            }
+        }
+    }
+
+    /// Tries pools one after the other, in their order.
+    fn choose(&mut self, now: Instant) -> Option<Instant> {
+        if !self.slots.iter().all(Slot::is_idle) {
+            return None;
+        }
+        let (next, next_at) = {
+            let roster = self.roster();
+            (roster.next(now), roster.next_at(usize::MAX))
+        };
+        let Some(pool) = next else {
+            return next_at;
+        };
+        self.dial_as_configured(0, pool, Purpose::Follow);
+        None
+    }
+
+    /// Has every slot connected to the pool that is followed.
+    fn fill(&mut self, pool: usize, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for index in 0..self.slots.len() {
+            let slot = &self.slots[index];
+            if slot.good(pool).is_some() || !slot.is_idle() {
+                continue;
+            }
+            if slot.retry_at <= now {
+                self.dial_as_configured(index, pool, Purpose::Fill);
+            } else {
+                next = next.into_iter().chain([slot.retry_at]).min();
+            }
+        }
+        next
+    }
+
+    /// Probes the pools in front of the one that is followed.
+    fn look_for_better(&mut self, followed: usize, now: Instant) -> Option<Instant> {
+        if self.probing.is_some() || self.plan.waits.failback.is_zero() {
+            return None;
+        }
+        let (better, next_at) = {
+            let roster = self.roster();
+            (roster.better(followed, now), roster.next_at(followed))
+        };
+        let Some((pool, good_for)) = better else {
+            return next_at;
+        };
+        let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
+        let probing = async move {
+            let probing = probe(&plan.upstreams[pool], &plan, good_for);
+            match shutdown.run_until_cancelled(probing).await {
+                Some(result) => Event::Probed { pool, result },
+                None => Event::Stopped,
+            }
+        };
+        self.probing = Some(self.tasks.spawn(probing).id());
+        None
+    }
+
+    /// Gives each slot the best link that there is.
+    fn publish(&mut self) {
+        let pool = self.following;
+        let spare = pool.and_then(|pool| self.slots.iter().find_map(|slot| slot.good(pool)));
+        let spare = spare.cloned();
+        for slot in &mut self.slots {
+            let good = pool.is_some_and(|pool| slot.good(pool).is_some());
+            // A slot that only has to connect anew waits for that: it is a matter of a moment.
+            let borrows = !good && slot.failures > 0 && spare.is_some();
+            if borrows {
+                slot.publish(spare.as_ref());
+                slot.retire();
+            } else {
+                slot.publish(slot.own.as_ref().map(|own| &own.link));
+            }
+        }
+    }
+
+    fn dial_as_configured(&mut self, slot: usize, pool: usize, purpose: Purpose) {
+        self.dial(Attempt {
+            slot,
+            pool,
+            place: self.plan.upstreams[pool].clone(),
+            purpose,
+            hops: 0,
+        });
+    }
+
+    fn dial(&mut self, attempt: Attempt) {
+        let slot = attempt.slot;
+        let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
+        let dialling = async move {
+            let dialling = dial(&attempt.place, &plan);
+            match shutdown.run_until_cancelled(dialling).await {
+                Some(result) => Event::Dialled(attempt, result.map(Box::new)),
+                None => Event::Stopped,
+            }
+        };
+        self.slots[slot].dialling = Some(self.tasks.spawn(dialling).id());
+    }
+
+    fn handle(&mut self, ended: Result<(Id, Event), JoinError>) {
+        match ended.map(|(_, event)| event) {
+            Ok(Event::Dialled(attempt, result)) => {
+                self.slots[attempt.slot].dialling = None;
+                match result {
+                    Ok(established) => self.connected(attempt, *established),
+                    Err(error) => self.not_connected(&attempt, &error),
+                }
+            }
+            Ok(Event::Ended {
+                slot,
+                pool,
+                link_id,
+                lived,
+                end,
+            }) => {
+                let own = self.slots[slot].own.as_ref();
+                if own.is_some_and(|own| own.link.id == link_id) {
+                    let error = end
+                        .err()
+                        .unwrap_or_else(|| sv2_connection::Error::Closed.into());
+                    self.lost(slot, pool, lived, &error);
+                } else {
+                    tracing::debug!(upstream = %self.plan.upstreams[pool].address, "a connection that was left has ended");
+                    self.roster().left(pool);
+                }
+            }
+            Ok(Event::Probed { pool, result }) => {
+                self.probing = None;
+                self.probed(pool, result);
+            }
+            Ok(Event::Stopped) => {}
+            Err(error) => self.panicked(error.id()),
+        }
+    }
+
+    fn connected(&mut self, attempt: Attempt, established: Established) {
+        let Attempt {
+            slot: index,
+            pool,
+            place,
+            purpose,
+            hops,
+        } = attempt;
+        if purpose != Purpose::Follow && self.following != Some(pool) {
+            // Meanwhile there was a move.
+            return;
+        }
+        tracing::info!(upstream = %place.address, "connected to the upstream");
+        self.following = Some(pool);
+        {
+            let mut roster = self.roster();
+            roster.connected(pool);
+            roster.follow(pool);
+        }
+        let link = established.link();
+        let link_id = link.id;
+        let retire = CancellationToken::new();
+        let since = Instant::now();
+        let leash = Leash {
+            shutdown: self.shutdown.clone(),
+            retire: retire.clone(),
+            asked: self.asking.clone(),
+        };
+        let running = async move {
+            let end = established.run(leash).await;
+            Event::Ended {
+                slot: index,
+                pool,
+                link_id,
+                lived: since.elapsed(),
+                end,
+            }
+        };
+        let task = self.tasks.spawn(running).id();
+        let slot = &mut self.slots[index];
+        slot.failures = 0;
+        slot.publish(Some(&link));
+        slot.retire();
+        slot.own = Some(Own {
+            link,
+            task,
+            pool,
+            place,
+            since,
+            leaving: false,
+            hops,
+            retire,
+        });
+    }
+
+    fn not_connected(&mut self, attempt: &Attempt, error: &UpstreamError) {
+        let news = self.roster().failed(attempt.pool, Instant::now(), error);
+        let upstream = &attempt.place.address;
+        if news {
+            tracing::warn!(%upstream, %error, "cannot connect to the upstream");
+        } else {
+            tracing::debug!(%upstream, %error, "still cannot connect to the upstream");
+        }
+        self.slot_failed(attempt.slot);
+    }
+
+    fn lost(&mut self, slot: usize, pool: usize, lived: Duration, error: &UpstreamError) {
+        let address = &self.plan.upstreams[pool].address;
+        tracing::warn!(upstream = %address, reason = %error, "lost the upstream; miners stay connected");
+        self.roster().lost(pool, Instant::now(), lived, error);
+        let slot_state = &mut self.slots[slot];
+        slot_state.own = None;
+        if lived >= GOOD_LIFETIME {
+            slot_state.failures = 0;
+            slot_state.retry_at = Instant::now() + self.plan.waits.after(1);
+        } else {
+            self.slot_failed(slot);
+        }
+    }
+
+    fn slot_failed(&mut self, slot: usize) {
+        let slot = &mut self.slots[slot];
+        slot.failures = slot.failures.saturating_add(1);
+        slot.retry_at = Instant::now() + self.plan.waits.after(slot.failures);
+    }
+
+    fn probed(&mut self, pool: usize, result: Result<(), UpstreamError>) {
+        let upstream = &self.plan.upstreams[pool];
+        if let Err(error) = result {
+            tracing::debug!(upstream = %upstream.address, %error, "an earlier upstream is not back yet");
+            self.roster().failed(pool, Instant::now(), &error);
+            return;
+        }
+        self.roster().proved(pool);
+        let better = self.following.is_some_and(|following| pool < following);
+        let Some(slot) = self.slots.iter().position(Slot::is_idle) else {
+            return;
+        };
+        if better {
+            tracing::info!(upstream = %upstream.address, "an earlier upstream is back; miners return to it");
+            self.dial_as_configured(slot, pool, Purpose::Follow);
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        let of_this = |slot: &&mut Slot| {
+            let own = slot.own.as_ref();
+            own.is_some_and(|own| own.link.id == asked.link_id)
+        };
+        let Some(slot) = self.slots.iter_mut().find(of_this) else {
+            return;
+        };
+        let Some(own) = &mut slot.own else {
+            return;
+        };
+        own.leaving = true;
+        let hops = if own.since.elapsed() < GOOD_LIFETIME {
+            own.hops + 1
+        } else {
+            1
+        };
+        let place = own.place.redirected(&asked.new_host, asked.new_port);
+        tracing::info!(upstream = %own.place.address, new = %place.address, "the upstream asks for a new connection");
+        let pool = own.pool;
+        if hops <= MOST_HOPS {
+            slot.redirect = Some(Redirect { pool, place, hops });
+            return;
+        }
+        slot.failures = slot.failures.saturating_add(1);
+        slot.retry_at = Instant::now() + self.plan.waits.after(slot.failures);
+        let error = UpstreamError::Reconnect;
+        tracing::warn!(upstream = %self.plan.upstreams[pool].address, %error, "another upstream is looked for");
+        self.roster().failed(pool, Instant::now(), &error);
+    }
+
+    /// Ours to mend; until then the connection counts as lost.
+    fn panicked(&mut self, task: Id) {
+        tracing::error!("a task of a connection to an upstream failed");
+        if self.probing == Some(task) {
+            self.probing = None;
+        }
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if slot.dialling == Some(task) {
+                slot.dialling = None;
+                self.slot_failed(index);
+            } else if let Some(own) = slot.own.take_if(|own| own.task == task) {
+                let lived = own.since.elapsed();
+                self.lost(index, own.pool, lived, &UpstreamError::Panicked);
+            }
+        }
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        // Whoever panicked left whole entries behind.
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stratum_core::{
     binary_sv2::{Seq0255, Sv2Option},
-    common_messages_sv2::SetupConnectionSuccess,
+    common_messages_sv2::{Reconnect, SetupConnectionSuccess},
     mining_sv2::{
         NewExtendedMiningJob, OpenExtendedMiningChannelSuccess, SetNewPrevHash, SubmitSharesSuccess,
     },
@@ -43,6 +43,18 @@ impl PoolHouse {
             authority,
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
         }
+    }
+
+    /// The same pool at another address.
+    pub(crate) async fn annex(&self) -> Self {
+        Self {
+            authority: self.authority.clone(),
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
     }
 
     pub(crate) fn upstream(&self) -> Upstream {
@@ -187,6 +199,25 @@ impl Pool {
 
     /// Answers the next request for a channel, with work for it.
     pub(crate) async fn open_channel(&mut self, prefix: &[u8]) -> (u32, String) {
+        let (channel_id, user) = self.open_channel_without_work(prefix).await;
+        self.work(channel_id, 1, 9);
+        self.flush().await;
+        (channel_id, user)
+    }
+
+    /// Asks the translator to come to another address; empty and zero are the same one.
+    pub(crate) async fn reconnect(&mut self, host: &str, port: u16) {
+        self.frames
+            .push(CommonMessages::Reconnect(Reconnect {
+                new_host: host.try_into().unwrap(),
+                new_port: port,
+            }))
+            .unwrap();
+        self.flush().await;
+    }
+
+    /// Answers the next request for a channel.
+    pub(crate) async fn open_channel_without_work(&mut self, prefix: &[u8]) -> (u32, String) {
         let Some(Heard::Open {
             request_id,
             user,
@@ -209,7 +240,6 @@ impl Pool {
                 },
             ))
             .unwrap();
-        self.work(channel_id, 1, 9);
         self.flush().await;
         (channel_id, user)
     }

@@ -1,5 +1,7 @@
 //! An upstream's messages, in the orders that pools send them.
 
+use std::time::Duration;
+
 use stratum_core::{
     binary_sv2::{Seq064K, Seq0255, Sv2Option},
     mining_sv2::{

@@ -1,0 +1,126 @@
+//! Makes a connection to a pool: TCP, Noise, set-up.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use service::listener::keep_alive;
+use sv2_connection::{AuthorityPublicKey, Connection, Options};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::connection::Established;
+use super::{Plan, UpstreamError};
+
+/// A cable that was cut is noticed after about a minute.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Host name or address, and port.
+    pub address: String,
+    /// The key that signs the pool's certificate; without it, whoever answers is trusted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority_public_key: Option<AuthorityPublicKey>,
+}
+
+impl Upstream {
+    /// The two parts of the address.
+    pub(crate) fn host_and_port(&self) -> Option<(&str, u16)> {
+        let (host, port) = self.address.rsplit_once(':')?;
+        Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+    }
+
+    /// Where a `Reconnect` of this pool leads to (SV2 3.6.5): what it leaves empty stays as it is.
+    ///
+    /// Only the key says that the other address is the same pool's; without one, nobody is sent elsewhere.
+    pub(super) fn redirected(&self, new_host: &str, new_port: u16) -> Self {
+        let Some((host, port)) = self.host_and_port() else {
+            return self.clone();
+        };
+        if self.authority_public_key.is_none() {
+            return self.clone();
+        }
+        let port = if new_port == 0 { port } else { new_port };
+        let address = match new_host {
+            "" => format!("{host}:{port}"),
+            // An IPv6 address.
+            new_host if new_host.contains(':') && !new_host.starts_with('[') => {
+                format!("[{new_host}]:{port}")
+            }
+            new_host => format!("{new_host}:{port}"),
+        };
+        Self {
+            address,
+            ..self.clone()
+        }
+    }
+}
+
+/// A connection on which channels can be opened.
+pub(super) async fn dial(upstream: &Upstream, plan: &Plan) -> Result<Established, UpstreamError> {
+    let patience = plan.connect_patience;
+    let stream = timeout(patience, TcpStream::connect(&upstream.address))
+        .await
+        .map_err(|_| UpstreamError::ConnectTimeout)?
+        .map_err(sv2_connection::Error::from)?;
+    // Without it the connection works all the same.
+    let _ = keep_alive(&stream, KEEPALIVE_AFTER);
+    let options = Options {
+        handshake_timeout: patience,
+        ..Options::default()
+    };
+    let mut connection =
+        sv2_connection::connect(stream, upstream.authority_public_key, options).await?;
+    set_up(&mut connection, upstream, patience).await?;
+    Ok(Established::new(
+        connection,
+        plan.link_ids.fetch_add(1, Ordering::Relaxed),
+        plan,
+    ))
+}
+
+async fn set_up(
+    connection: &mut Connection,
+    upstream: &Upstream,
+    patience: Duration,
+) -> Result<(), UpstreamError> {
+    // No flag: extended channels are opened, and a job that does not allow version rolling is mined without.
+    const FLAGS: u32 = 0;
+    let (host, port) = upstream.host_and_port().unwrap_or_default();
+    let firmware = concat!("hashpool-translator/", env!("CARGO_PKG_VERSION"));
+    let request = sv2_connection::mining_setup(FLAGS, host, port, firmware)?;
+    sv2_connection::setup(connection, request, patience).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sv2_connection::{Authority, AuthoritySecretKey};
+
+    use super::*;
+
+    #[test]
+    fn a_pool_sends_elsewhere_only_those_who_know_its_key() {
+        let mut pool = Upstream {
+            address: "pool.example:34254".into(),
+            authority_public_key: None,
+        };
+        assert_eq!(pool.redirected("evil.example", 1), pool);
+        let authority = Authority::new(AuthoritySecretKey::generate()).unwrap();
+        pool.authority_public_key = Some(authority.public());
+        for (host, port, address) in [
+            ("", 0, "pool.example:34254"),
+            ("", 7, "pool.example:7"),
+            ("other.example", 0, "other.example:34254"),
+            ("2001:db8::1", 7, "[2001:db8::1]:7"),
+            ("[2001:db8::1]", 7, "[2001:db8::1]:7"),
+        ] {
+            let other = pool.redirected(host, port);
+            assert_eq!(other.address, address);
+            assert_eq!(other.authority_public_key, pool.authority_public_key);
+        }
+    }
+}

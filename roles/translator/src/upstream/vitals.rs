@@ -1,0 +1,203 @@
+//! Whether a pool does its part on a connection: gives work for the channels that it opens, and answers shares.
+//!
+//! The task that writes and the one that reads tell what went by; nothing here is locked.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use stratum_core::mining_sv2::{
+    MESSAGE_TYPE_CLOSE_CHANNEL, MESSAGE_TYPE_MINING_SET_NEW_PREV_HASH,
+    MESSAGE_TYPE_NEW_EXTENDED_MINING_JOB, MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS,
+    MESSAGE_TYPE_SUBMIT_SHARES_ERROR, MESSAGE_TYPE_SUBMIT_SHARES_SUCCESS,
+};
+use tokio::time::Instant;
+
+use super::UpstreamError;
+
+/// Pools may answer shares in batches (SRI's: ten of a channel), however long that takes. With more than this for each
+/// channel on the way, some batch must be full.
+const BATCH_OF_ANSWERS: u64 = 16;
+
+/// How long a pool may leave its part undone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// With requests for channels, all of them.
+    pub(crate) channel: Duration,
+    /// With work, after it has opened channels.
+    pub(crate) work: Duration,
+    /// With answers to shares, all of them.
+    pub(crate) answer: Duration,
+}
+
+impl Patience {
+    /// How often to look.
+    pub(super) fn check(&self) -> Duration {
+        let shortest = self.channel.min(self.work).min(self.answer);
+        (shortest / 12).clamp(Duration::from_millis(10), Duration::from_secs(5))
+    }
+}
+
+/// What went over one connection. Moments are milliseconds since the start, plus one; zero is none.
+#[derive(Debug)]
+pub(super) struct Vitals {
+    started: Instant,
+    /// When the first channel was opened since the last work.
+    channel_without_work: AtomicU64,
+    /// Work cannot come before the pool has named the block that it builds on.
+    told_of_a_block: AtomicU64,
+    channels: AtomicU64,
+    /// Forwarded since the last answer to any share.
+    unanswered: AtomicU64,
+    /// When the first of these was forwarded.
+    unanswered_since: AtomicU64,
+}
+
+impl Vitals {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            channel_without_work: AtomicU64::new(0),
+            told_of_a_block: AtomicU64::new(0),
+            channels: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            unanswered_since: AtomicU64::new(0),
+        }
+    }
+
+    /// So many shares go to the pool.
+    pub(super) fn forwarded(&self, shares: u64) {
+        if shares == 0 {
+            return;
+        }
+        if self.unanswered.fetch_add(shares, Ordering::Relaxed) == 0 {
+            self.unanswered_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// The pool says something.
+    pub(super) fn heard(&self, message_type: u8) {
+        match message_type {
+            MESSAGE_TYPE_SUBMIT_SHARES_SUCCESS | MESSAGE_TYPE_SUBMIT_SHARES_ERROR => {
+                self.unanswered.store(0, Ordering::Relaxed);
+            }
+            MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS => {
+                self.channels.fetch_add(1, Ordering::Relaxed);
+                if self.channel_without_work.load(Ordering::Relaxed) == 0 {
+                    self.channel_without_work
+                        .store(self.now(), Ordering::Relaxed);
+                }
+            }
+            MESSAGE_TYPE_MINING_SET_NEW_PREV_HASH => {
+                self.told_of_a_block.store(1, Ordering::Relaxed);
+                self.channel_without_work.store(0, Ordering::Relaxed);
+            }
+            MESSAGE_TYPE_NEW_EXTENDED_MINING_JOB
+                if self.told_of_a_block.load(Ordering::Relaxed) != 0 =>
+            {
+                self.channel_without_work.store(0, Ordering::Relaxed);
+            }
+            MESSAGE_TYPE_CLOSE_CHANNEL => self.channel_closed(),
+            _ => {}
+        }
+    }
+
+    /// A channel is not there any more.
+    pub(super) fn channel_closed(&self) {
+        let fewer = |channels: u64| channels.checked_sub(1);
+        // Fails at zero: the pool closed what it had never opened.
+        let before = self
+            .channels
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        if before.is_ok_and(|before| before == 1) {
+            self.channel_without_work.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What the pool leaves undone for longer than it may.
+    pub(super) fn check(&self, patience: &Patience) -> Result<(), UpstreamError> {
+        let without_work = self.since(&self.channel_without_work);
+        if without_work >= patience.work {
+            return Err(UpstreamError::NoWork(without_work));
+        }
+        let shares = self.unanswered.load(Ordering::Relaxed);
+        let channels = self.channels.load(Ordering::Relaxed).max(1);
+        let waited = self.since(&self.unanswered_since);
+        if shares > channels.saturating_mul(BATCH_OF_ANSWERS) && waited >= patience.answer {
+            return Err(UpstreamError::NoAnswers { shares, waited });
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        let since = self.started.elapsed().as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    fn since(&self, moment: &AtomicU64) -> Duration {
+        match moment.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            moment => Duration::from_millis(self.now().saturating_sub(moment)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        channel: Duration::from_secs(60),
+        work: Duration::from_secs(60),
+        answer: Duration::from_secs(120),
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_opens_channels_and_sends_no_work_is_found_out() {
+        let vitals = Vitals::new();
+        advance(PATIENCE.work * 2).await;
+        vitals.check(&PATIENCE).unwrap();
+        vitals.heard(MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS);
+        // A job for a block that was not named is no work yet.
+        vitals.heard(MESSAGE_TYPE_NEW_EXTENDED_MINING_JOB);
+        advance(PATIENCE.work).await;
+        let error = vitals.check(&PATIENCE).unwrap_err();
+        assert_eq!(error.reason(), "no-work");
+        vitals.heard(MESSAGE_TYPE_MINING_SET_NEW_PREV_HASH);
+        vitals.check(&PATIENCE).unwrap();
+        vitals.heard(MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS);
+        advance(PATIENCE.work).await;
+        vitals.heard(MESSAGE_TYPE_NEW_EXTENDED_MINING_JOB);
+        vitals.check(&PATIENCE).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_blamed_for_a_channel_that_is_closed_again() {
+        let vitals = Vitals::new();
+        vitals.heard(MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS);
+        vitals.channel_closed();
+        vitals.channel_closed();
+        advance(PATIENCE.work * 2).await;
+        vitals.check(&PATIENCE).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_answers_no_share_is_found_out_and_one_that_answers_in_batches_is_not() {
+        let vitals = Vitals::new();
+        vitals.heard(MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS);
+        vitals.heard(MESSAGE_TYPE_MINING_SET_NEW_PREV_HASH);
+        vitals.forwarded(BATCH_OF_ANSWERS);
+        advance(PATIENCE.answer * 10).await;
+        vitals.check(&PATIENCE).unwrap();
+        vitals.forwarded(1);
+        let error = vitals.check(&PATIENCE).unwrap_err();
+        assert_eq!(error.reason(), "no-answers");
+        vitals.heard(MESSAGE_TYPE_SUBMIT_SHARES_ERROR);
+        vitals.check(&PATIENCE).unwrap();
+        vitals.forwarded(BATCH_OF_ANSWERS * 100);
+        vitals.check(&PATIENCE).unwrap();
+        advance(PATIENCE.answer).await;
+        vitals.check(&PATIENCE).unwrap_err();
+    }
+}

@@ -1,0 +1,281 @@
+//! Which pool the miners work for: scripted pools above, real sockets between.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::{Heard, Miner, Pool, PoolHouse, Running, in_time};
+use tokio::net::TcpListener;
+use translator::{Snapshot, Upstream, UpstreamHealth};
+
+/// Takes the miner's work from this pool, and says on which channel.
+async fn work_from(pool: &mut Pool, miner: &mut Miner, prefix: u8) -> (u32, String) {
+    let (channel, _) = pool.open_channel(&[prefix; 4]).await;
+    let notify = miner.notify().await;
+    let ending = hex::encode([prefix; 4]);
+    assert!(
+        notify.clean && notify.coinb1.ends_with(&ending),
+        "{notify:?}"
+    );
+    (channel, notify.job_id)
+}
+
+fn follows(status: &Snapshot, index: usize) -> bool {
+    let pool = &status.upstreams[index];
+    pool.followed && pool.connected > 0
+}
+
+#[tokio::test]
+async fn all_connections_follow_one_pool_and_move_together() {
+    let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
+    let upstreams = vec![first.upstream(), second.upstream()];
+    let translator = Running::start(upstreams, |config| config.upstream_connections = 3).await;
+    let mut pools = Vec::new();
+    for _ in 0..3 {
+        pools.push(first.accept().await);
+    }
+    let before = translator
+        .until("three connections", |status| {
+            status.upstreams[0].connected == 3
+        })
+        .await;
+    assert_eq!(before.upstreams[1].health, UpstreamHealth::NeverTried);
+    // One lost connection is no reason to leave a pool on which others live.
+    drop(pools.pop());
+    pools.push(first.accept().await);
+    drop((first, pools));
+    let mut pools = Vec::new();
+    for _ in 0..3 {
+        pools.push(second.accept().await);
+    }
+    let after = translator
+        .until("all to have moved", |status| {
+            status.upstreams[1].connected == 3
+        })
+        .await;
+    assert!(follows(&after, 1), "{after:?}");
+    assert_eq!((after.upstreams[0].connected, after.upstream_moves), (0, 1));
+    assert_eq!(after.upstreams[0].health, UpstreamHealth::Failing);
+    assert!(after.upstreams[0].failures["closed"] >= 1, "{after:?}");
+}
+
+#[tokio::test]
+async fn a_slot_that_gets_no_connection_of_its_own_uses_that_of_another() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.upstream_connections = 2;
+    })
+    .await;
+    let mut pool = house.accept().await;
+    // This pool has no place for a second connection.
+    let refusing = tokio::spawn(async move {
+        loop {
+            drop(house.accept_without_setup().await);
+        }
+    });
+    let mut miners = [translator.miner().await, translator.miner().await];
+    for (index, miner) in miners.iter_mut().enumerate() {
+        miner.log_in("w").await;
+        let prefix = u8::try_from(index).unwrap();
+        work_from(&mut pool, miner, prefix).await;
+    }
+    refusing.abort();
+}
+
+#[tokio::test]
+async fn miners_go_back_to_an_earlier_pool_that_stays_good() {
+    let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
+    let upstreams = vec![first.upstream(), second.upstream()];
+    let translator = Running::start(upstreams, |config| config.failback_after_seconds = 1).await;
+    drop(first.accept().await);
+    let mut pool = second.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("account.worker").await;
+    let (channel, job) = work_from(&mut pool, &mut miner, 2).await;
+
+    // A pool that takes connections and gives no work is not good, however long that lasts.
+    let mut probe = first.accept().await;
+    let (_, user) = probe.open_channel_without_work(&[1]).await;
+    assert_eq!(user, "account.worker");
+    drop(probe);
+    let mut probe = first.accept().await;
+    probe.open_channel(&[1]).await;
+    // While one is looked at, work goes on with the other.
+    let answer = miner.submit("account.worker", &job, 1).await;
+    assert_eq!(answer["result"], true);
+    pool.share().await;
+    pool.acknowledge(channel, 1, 1).await;
+    let mut back = first.accept().await;
+    work_from(&mut back, &mut miner, 1).await;
+    assert_eq!(probe.next().await, None);
+    let status = translator
+        .until("the return", |status| status.upstreams[1].connected == 0)
+        .await;
+    assert!(follows(&status, 0), "{status:?}");
+    assert_eq!((status.upstream_moves, status.connections), (2, 1));
+    assert_eq!((status.shares.accepted, status.shares.lost.len()), (1, 0));
+    assert_eq!(status.upstreams[1].failures.len(), 0, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_reconnect_leads_to_the_address_that_it_names() {
+    let house = PoolHouse::new().await;
+    let annex = house.annex().await;
+    let translator = Running::start(vec![house.upstream()], |_| ()).await;
+    let mut old = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    work_from(&mut old, &mut miner, 1).await;
+    old.reconnect("127.0.0.1", annex.port()).await;
+    let mut new = annex.accept().await;
+    work_from(&mut new, &mut miner, 2).await;
+    // The old connection ends when nobody uses it any more.
+    while old.next().await.is_some() {}
+    // With empty fields it is the same address again.
+    new.reconnect("", 0).await;
+    let mut newest = annex.accept().await;
+    work_from(&mut newest, &mut miner, 3).await;
+    let status = translator
+        .until("one connection", |status| {
+            status.upstreams[0].connected == 1
+        })
+        .await;
+    assert_eq!((status.upstream_moves, status.connections), (0, 1));
+    assert!(
+        status.upstreams[0].failures.is_empty(),
+        "a planned move is no failure: {status:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_reconnect_to_somebody_else_is_not_followed_and_the_old_connection_works_on() {
+    let (house, thief) = (PoolHouse::new().await, PoolHouse::new().await);
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.reconnect_first_ms = 500;
+    })
+    .await;
+    let mut old = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    let (channel, job) = work_from(&mut old, &mut miner, 1).await;
+    old.reconnect("127.0.0.1", thief.port()).await;
+    // The translator must hang up without a word.
+    assert_eq!(thief.accept_without_setup().await.next().await, None);
+    translator
+        .until("the failure", |status| {
+            status.upstreams[0].failures.contains_key("certificate")
+        })
+        .await;
+    assert_eq!(miner.submit("w", &job, 1).await["result"], true);
+    old.share().await;
+    old.acknowledge(channel, 1, 1).await;
+    translator
+        .until("the answer", |status| status.shares.accepted == 1)
+        .await;
+    // What is configured is tried again, and only then the old connection is left.
+    let mut new = house.accept().await;
+    work_from(&mut new, &mut miner, 2).await;
+}
+
+#[tokio::test]
+async fn a_pool_that_sends_everybody_away_again_and_again_is_left() {
+    let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
+    let upstreams = vec![first.upstream(), second.upstream()];
+    let translator = Running::start(upstreams, |_| ()).await;
+    let sending = tokio::spawn(async move {
+        let mut pools = Vec::new();
+        loop {
+            let mut pool = first.accept().await;
+            pool.reconnect("", 0).await;
+            pools.push(pool);
+        }
+    });
+    let _pool = second.accept().await;
+    sending.abort();
+    let status = translator.until("the second", |status| follows(status, 1));
+    let status = status.await;
+    assert_eq!(status.upstreams[0].failures["reconnect-loop"], 1);
+}
+
+/// A translator with a pool that the test spoils, one that is good, and a miner.
+async fn two_pools(bad: &PoolHouse, good: &PoolHouse) -> Running {
+    Running::start(vec![bad.upstream(), good.upstream()], |config| {
+        config.connect_timeout_seconds = 1;
+        config.channel_patience_seconds = 1;
+        config.work_patience_seconds = 1;
+        config.answer_patience_seconds = 1;
+    })
+    .await
+}
+
+async fn is_left_for(translator: &Running, good: &PoolHouse, miner: &mut Miner, reason: &str) {
+    let mut pool = good.accept().await;
+    work_from(&mut pool, miner, 2).await;
+    let status = translator
+        .until("the failure", |status| follows(status, 1))
+        .await;
+    assert_eq!(
+        status.upstreams[0].failures.get(reason),
+        Some(&1),
+        "{status:?}"
+    );
+    assert_eq!(status.upstreams[0].health, UpstreamHealth::Failing);
+}
+
+#[tokio::test]
+async fn a_pool_that_answers_no_request_for_a_channel_is_left() {
+    let (bad, good) = (PoolHouse::new().await, PoolHouse::new().await);
+    let translator = two_pools(&bad, &good).await;
+    let mut pool = bad.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    assert!(matches!(pool.next().await, Some(Heard::Open { .. })));
+    is_left_for(&translator, &good, &mut miner, "no-channel").await;
+}
+
+#[tokio::test]
+async fn a_pool_that_opens_channels_and_sends_no_work_is_left() {
+    let (bad, good) = (PoolHouse::new().await, PoolHouse::new().await);
+    let translator = two_pools(&bad, &good).await;
+    let mut pool = bad.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    pool.open_channel_without_work(&[1]).await;
+    is_left_for(&translator, &good, &mut miner, "no-work").await;
+}
+
+#[tokio::test]
+async fn a_pool_that_answers_no_share_is_left_and_the_shares_are_counted() {
+    const SHARES: u32 = 20;
+    let (bad, good) = (PoolHouse::new().await, PoolHouse::new().await);
+    let translator = two_pools(&bad, &good).await;
+    let mut pool = bad.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    let (_, job) = work_from(&mut pool, &mut miner, 1).await;
+    for nonce in 0..SHARES {
+        assert_eq!(miner.submit("w", &job, nonce).await["result"], true);
+    }
+    is_left_for(&translator, &good, &mut miner, "no-answers").await;
+    let status = translator
+        .until("the count", |status| status.shares.in_flight == 0)
+        .await;
+    assert_eq!(status.shares.lost.values().sum::<u64>(), u64::from(SHARES));
+}
+
+#[tokio::test]
+async fn a_pool_that_stalls_in_the_handshake_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stalled = Upstream {
+        address: listener.local_addr().unwrap().to_string(),
+        authority_public_key: None,
+    };
+    let good = PoolHouse::new().await;
+    let translator = Running::start(vec![stalled, good.upstream()], |config| {
+        config.connect_timeout_seconds = 1;
+    })
+    .await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    let _silent = in_time("the translator", listener.accept()).await.unwrap();
+    is_left_for(&translator, &good, &mut miner, "handshake-timeout").await;
+}
