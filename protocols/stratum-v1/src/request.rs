@@ -41,14 +41,21 @@ pub enum Method<'a> {
     ExtranonceSubscribe,
     /// `mining.submit`
     Submit(Submit<'a>),
-    /// `mining.multi_version`
-    MultiVersion,
+    /// `mining.multi_version`, how firmware older than BIP 310 says that it can roll versions.
+    MultiVersion {
+        /// How many versions it can work on at once; 1 if it did not say.
+        versions: u64,
+    },
     /// `mining.get_transactions`
     GetTransactions,
     /// `mining.ping`
     Ping,
     /// `client.get_version`, asked of the server
     GetVersion,
+    /// `client.show_message`, which a server says; proxies pass it on in the wrong direction
+    ShowMessage,
+    /// `client.reconnect`, which a server says; proxies pass it on in the wrong direction
+    Reconnect,
     /// A response to something that the server asked; it needs no answer.
     Response,
     /// Any other method.
@@ -178,10 +185,14 @@ impl<'a> Method<'a> {
                 Self::SuggestTarget(target)
             }
             "mining.extranonce.subscribe" => Self::ExtranonceSubscribe,
-            "mining.multi_version" => Self::MultiVersion,
+            "mining.multi_version" => Self::MultiVersion {
+                versions: element(0).and_then(Value::integer).unwrap_or(1),
+            },
             "mining.get_transactions" => Self::GetTransactions,
             "mining.ping" => Self::Ping,
             "client.get_version" => Self::GetVersion,
+            "client.show_message" => Self::ShowMessage,
+            "client.reconnect" => Self::Reconnect,
             _ => Self::Unknown { name },
         })
     }

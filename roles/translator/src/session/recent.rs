@@ -54,6 +54,13 @@ impl Recent {
         self.jobs.back()
     }
 
+    /// The miner has agreed on other bits of the version, for the jobs that it has too.
+    pub(super) fn roll_with(&mut self, mask: u32) {
+        for sent in &mut self.jobs {
+            sent.version_mask = if sent.job.version_rolling { mask } else { 0 };
+        }
+    }
+
     /// Adds a job that is about to be sent. Says whether it makes all earlier work worthless.
     pub(super) fn push(&mut self, sent: SentJob) -> bool {
         let clean = self.orphaned

@@ -3,7 +3,7 @@
 use stratum_v1::{
     Configure, ConfigureReply, ErrorCode, Fault, Id, Method, ParseError, Text, parse_request,
     write_configure_result, write_error, write_get_version, write_result, write_result_true,
-    write_subscribe_result,
+    write_set_version_mask, write_subscribe_result,
 };
 use work::{Difficulty, Target};
 
@@ -43,11 +43,15 @@ impl Session {
                 self.handle_suggestion(now, id, difficulty, out);
             }
             // Never needed, since extranonce1 is ours; miners that ask are told that it would be sent.
-            Method::ExtranonceSubscribe | Method::MultiVersion => accept(out, id),
+            Method::ExtranonceSubscribe => accept(out, id),
+            Method::MultiVersion { versions } => self.handle_multi_version(id, versions, out),
             Method::Ping => answer(out, id, |bytes| write_result(bytes, id, "\"pong\"")),
             Method::GetTransactions => answer(out, id, |bytes| write_result(bytes, id, "[]")),
             Method::GetVersion => answer(out, id, |bytes| write_get_version(bytes, id, VERSION)),
             Method::Response => {}
+            // Here nobody reads it.
+            Method::ShowMessage => accept(out, id),
+            Method::Reconnect => refuse(out, id, ErrorCode::Other, "a server does not reconnect"),
             Method::Unknown { .. } => refuse(out, id, ErrorCode::Other, "unknown method"),
         }
     }
@@ -145,7 +149,7 @@ impl Session {
             let mask = wanted.mask & self.settings.version_mask;
             let granted =
                 Some(mask).filter(|mask| *mask != 0 && mask.count_ones() >= wanted.min_bit_count);
-            self.negotiated_mask = granted;
+            self.grant(granted);
             self.told.version_mask = granted;
             granted
         });
@@ -161,7 +165,42 @@ impl Session {
         answer(out, id, |bytes| {
             write_configure_result(bytes, id, &reply, configure.unknown())
         });
+        self.tell_version_mask(out);
         self.pass_on_wishes(now, out);
+    }
+
+    /// What firmware of that time waits for is a `mining.set_version_mask`.
+    fn handle_multi_version(&mut self, id: Id<'_>, versions: u64, out: &mut Output) {
+        accept(out, id);
+        let mask = self.settings.version_mask;
+        if versions > 1 && mask != 0 {
+            self.grant(Some(mask));
+            self.told.version_mask = None;
+            self.tell_version_mask(out);
+        }
+    }
+
+    /// The bits that the miner may roll from now on, also on the jobs that it has.
+    fn grant(&mut self, mask: Option<u32>) {
+        self.negotiated_mask = mask;
+        self.recent
+            .roll_with(mask.unwrap_or(self.settings.version_mask));
+    }
+
+    /// Its job may allow less than the miner was granted.
+    fn tell_version_mask(&mut self, out: &mut Output) {
+        let Some(granted) = self.negotiated_mask else {
+            return;
+        };
+        let allowed = self
+            .recent
+            .newest()
+            .is_none_or(|newest| newest.job.version_rolling);
+        let mask = if allowed { granted } else { 0 };
+        if self.told.version_mask != Some(mask) {
+            write_set_version_mask(&mut out.bytes, mask);
+            self.told.version_mask = Some(mask);
+        }
     }
 
     fn handle_suggestion(

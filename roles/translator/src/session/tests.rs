@@ -2,6 +2,7 @@
 
 mod any_conversation;
 mod channels;
+mod field;
 mod hashrate;
 mod requests;
 mod shares;
