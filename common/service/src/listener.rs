@@ -198,9 +198,29 @@ impl Listener {
         Arc::clone(&self.counters)
     }
 
+    /// Closes all sockets: whoever calls is refused by the system. Limits and counters stay.
+    pub fn close(&mut self) {
+        for entrance in &mut self.entrances {
+            entrance.inner = None;
+        }
+    }
+
+    /// Opens the sockets again that were closed, at the same addresses.
+    ///
+    /// # Errors
+    /// [`Error`], naming the address that cannot be had; those in front of it are open then.
+    pub fn reopen(&mut self) -> Result<(), Error> {
+        for entrance in &mut self.entrances {
+            if entrance.inner.is_none() {
+                *entrance = Entrance::open(entrance.local)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The next connection that the limits allow, with `TCP_NODELAY` and keep-alive set.
     ///
-    /// It never fails: a lack of file descriptors is waited out, a refused connection is counted and skipped. Dropping the
+    /// It never fails: nobody comes to one that is closed, a lack of file descriptors is waited out, a refused connection is counted and skipped. Dropping the
     /// future loses no connection.
     pub async fn accept(&mut self) -> Accepted {
         let slot = self.slot().await;
@@ -261,7 +281,9 @@ impl Listener {
         let count = self.entrances.len();
         for offset in 0..count {
             let entrance = (self.turn + offset) % count;
-            if let Poll::Ready(accepted) = self.entrances[entrance].inner.poll_accept(cx) {
+            if let Some(inner) = &self.entrances[entrance].inner
+                && let Poll::Ready(accepted) = inner.poll_accept(cx)
+            {
                 self.turn = entrance + 1;
                 return Poll::Ready((entrance, accepted));
             }
@@ -465,7 +487,8 @@ fn count(counter: &AtomicU64) {
 /// One listening socket.
 #[derive(Debug)]
 struct Entrance {
-    inner: TcpListener,
+    /// Unless it is closed.
+    inner: Option<TcpListener>,
     local: SocketAddr,
 }
 
@@ -487,7 +510,10 @@ impl Entrance {
         socket.bind(address)?;
         let inner = socket.listen(BACKLOG)?;
         let local = inner.local_addr()?;
-        Ok(Self { inner, local })
+        Ok(Self {
+            inner: Some(inner),
+            local,
+        })
     }
 }
 

@@ -79,6 +79,10 @@ pub struct Config {
     pub answer_patience_seconds: u64,
     /// What miners of one kind need, by what they call themselves.
     pub user_agents: Vec<UserAgent>,
+    /// Time without any pool, after which miners are told; 0 is never.
+    pub outage_message_seconds: u64,
+    /// Time without any pool, after which miners are disconnected and the port is closed until one is back; 0 is never.
+    pub outage_close_seconds: u64,
     /// How many miners may connect.
     pub limits: Limits,
     /// Whether miners come through a load balancer that says who calls.
@@ -115,6 +119,8 @@ impl Default for Config {
             channel_patience_seconds: 60,
             work_patience_seconds: 60,
             answer_patience_seconds: 120,
+            outage_message_seconds: 30,
+            outage_close_seconds: 300,
             user_agents: vec![UserAgent {
                 pattern: "NiceHash/".into(),
                 minimum_difficulty: 500_000.0,
@@ -175,6 +181,8 @@ impl Config {
         for (key, value) in [
             ("linger_seconds", self.linger_seconds),
             ("failback_after_seconds", self.failback_after_seconds),
+            ("outage_message_seconds", self.outage_message_seconds),
+            ("outage_close_seconds", self.outage_close_seconds),
         ] {
             if value > u64::from(u32::MAX) {
                 return wrong(key, format!("{value} is too large"));
@@ -224,6 +232,8 @@ impl Config {
             max_malformed_lines: self.max_malformed_lines,
             setup_timeout: Duration::from_secs(self.setup_timeout_seconds),
             idle_timeout: Duration::from_secs(self.idle_timeout_seconds),
+            outage_message: Some(Duration::from_secs(self.outage_message_seconds))
+                .filter(|after| !after.is_zero()),
         }
     }
 

@@ -7,6 +7,7 @@ mod config;
 pub mod job;
 mod metrics;
 mod miner;
+mod outage;
 pub mod session;
 mod status;
 mod upstream;
@@ -21,20 +22,20 @@ pub use upstream::{Upstream, UpstreamHealth};
 pub use user_agents::{UserAgent, UserAgents};
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use service::http;
 use service::listener::{Accepted, Listener};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use miner::{Driver, Socket};
+use miner::{Driver, End, Socket};
 use session::{Now, Session, Settings};
 use status::Status;
-use upstream::{Link, Roster};
+use upstream::{Published, Roster};
 
 /// Why a translator could not start; the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +66,8 @@ pub struct Translator {
     listener: Listener,
     /// Until it runs.
     http: Option<http::Server>,
-    /// The connections to the pool; miners are spread over them.
-    links: Vec<watch::Sender<Option<Link>>>,
+    /// The connections to the pool.
+    upstream: Published,
     roster: Arc<Mutex<Roster>>,
     status: Arc<Status>,
 }
@@ -89,9 +90,7 @@ impl Translator {
         config.validate()?;
         let listener = Listener::bind(config.listen_address, &config.limits)?
             .behind(config.proxy_protocol.clone())?;
-        let links = std::iter::repeat_with(|| watch::Sender::new(None))
-            .take(config.connections())
-            .collect();
+        let upstream = Published::new(config.connections());
         let roster = Arc::new(Mutex::new(config.roster()));
         let status = Status::new(Arc::clone(&roster), listener.counters());
         let endpoints = metrics::endpoints(&status.handle())?;
@@ -100,7 +99,7 @@ impl Translator {
             config,
             listener,
             http: Some(http),
-            links,
+            upstream,
             roster,
             status,
         })
@@ -146,11 +145,16 @@ impl Translator {
         tracing::info!(address = %self.listener.local_addr(), "listening for SV1 miners");
         let mut next = Connections::default();
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = shutdown.cancelled() => break,
-            };
-            miners.spawn(self.serve(accepted, &mut next, &settings, shutdown.clone()));
+            // For those who come until the next outage.
+            let stop = shutdown.child_token();
+            let listening = self.listen(&miners, &settings, &mut next, &stop);
+            if shutdown.run_until_cancelled(listening).await.is_none() {
+                break;
+            }
+            stop.cancel();
+            if shutdown.run_until_cancelled(self.reopen()).await.is_none() {
+                break;
+            }
         }
         miners.close();
         miners.wait().await;
@@ -159,12 +163,43 @@ impl Translator {
         Ok(())
     }
 
+    /// Takes miners until no pool could be had for too long.
+    async fn listen(
+        &mut self,
+        miners: &TaskTracker,
+        settings: &Arc<Settings>,
+        next: &mut Connections,
+        stop: &CancellationToken,
+    ) {
+        let available = self.upstream.available.subscribe();
+        let after = Duration::from_secs(self.config.outage_close_seconds);
+        let mut outage = pin!(outage::lasts(available, after));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = &mut outage => break,
+            };
+            miners.spawn(self.serve(accepted, next, settings, stop.clone()));
+        }
+        tracing::error!(
+            seconds = after.as_secs(),
+            "no upstream can be had; miners are disconnected and the port is closed until one is back"
+        );
+        self.listener.close();
+        self.status.set_listening(false);
+    }
+
+    async fn reopen(&mut self) {
+        outage::ends(self.upstream.available.subscribe(), &mut self.listener).await;
+        self.status.set_listening(true);
+    }
+
     fn connect_upstreams(&self, shutdown: &CancellationToken) -> JoinSet<()> {
         let mut supervisors = JoinSet::new();
         supervisors.spawn(upstream::supervise(
             Arc::new(self.config.plan()),
             Arc::clone(&self.roster),
-            self.links.clone(),
+            self.upstream.clone(),
             shutdown.clone(),
         ));
         supervisors
@@ -176,19 +211,19 @@ impl Translator {
         accepted: Accepted,
         next: &mut Connections,
         settings: &Arc<Settings>,
-        shutdown: CancellationToken,
+        stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (extranonce1, slot) = next.take(self.links.len());
+        let (extranonce1, slot) = next.take(self.upstream.links.len());
         let now = Now {
             instant: Instant::now(),
         };
         let settings = Arc::clone(settings);
-        let links = self.links[slot].subscribe();
+        let links = self.upstream.links[slot].subscribe();
         let write_timeout = Duration::from_secs(self.config.write_timeout_seconds);
         let linger = Duration::from_secs(self.config.linger_seconds);
         let status = Arc::clone(&self.status);
         async move {
-            let Some(accepted) = identify(accepted, &shutdown).await else {
+            let Some(accepted) = identify(accepted, &stop).await else {
                 return;
             };
             let Accepted {
@@ -202,7 +237,10 @@ impl Translator {
             let session = Session::new(now, extranonce1, settings);
             let mut driver = Driver::new(session, Arc::clone(&entry), links);
             let mut socket = Socket::new(stream, write_timeout);
-            let end = socket.serve(&mut driver, &shutdown).await;
+            let mut end = socket.serve(&mut driver, &stop).await;
+            if end == End::Shutdown && !status.is_listening() {
+                end = End::Outage;
+            }
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
             drop((socket, permit));
             driver.linger(end, linger).await;

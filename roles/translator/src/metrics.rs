@@ -140,6 +140,11 @@ fn own(families: &mut Families, totals: &Totals) {
         "What the shares of connected miners show.",
         totals.hashrate,
     );
+    families.gauge(
+        "hashpool_translator_listening",
+        "Whether miners can connect: not while no pool could be had for too long.",
+        f64::from(u8::from(totals.listening)),
+    );
     families.counters(
         "hashpool_translator_disconnects_total",
         "Connections of miners that ended.",

@@ -30,6 +30,8 @@ pub(crate) enum End {
     Session(EndReason),
     /// The translator stops.
     Shutdown,
+    /// No pool could be had for too long.
+    Outage,
 }
 
 impl End {
@@ -43,6 +45,7 @@ impl End {
             Self::Session(EndReason::MalformedLines) => "malformed-lines",
             Self::Session(EndReason::OversizedLine) => "oversized-line",
             Self::Shutdown => "shutdown",
+            Self::Outage => "outage",
         }
     }
 }

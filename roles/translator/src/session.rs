@@ -7,6 +7,7 @@
 
 mod channel;
 mod meter;
+mod outage;
 mod recent;
 mod request;
 mod share;
@@ -24,6 +25,7 @@ use work::{Difficulty, Hashrate, Target};
 use crate::job::Work;
 use crate::user_agents::UserAgents;
 use channel::Stage;
+use outage::Outage;
 use recent::Recent;
 pub use tally::{LossReason, RejectReason, Tally};
 use wishes::Wishes;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub setup_timeout: Duration,
     /// Time without a line.
     pub idle_timeout: Duration,
+    /// Time without an upstream, after which the miner is told; never if absent.
+    pub outage_message: Option<Duration>,
 }
 
 /// When a miner is told what became of its share.
@@ -208,6 +212,7 @@ pub struct Session {
     /// What the miner's shares showed on an earlier channel.
     measured: Option<Hashrate>,
     stage: Stage,
+    outage: Outage,
     told: Told,
     recent: Recent,
     tally: Tally,
@@ -236,6 +241,7 @@ impl Session {
             wishes: Wishes::default(),
             measured: None,
             stage: Stage::NoUpstream,
+            outage: Outage::begun(now.instant, now),
             told: Told::default(),
             recent: Recent::default(),
             tally: Tally::default(),
@@ -256,14 +262,17 @@ impl Session {
             out.end = Some(reason);
             return;
         }
+        self.tell_of_outage(now, out);
         self.retry_opening(now, out);
     }
 
     /// When [`Session::on_deadline`] is to be called.
     pub fn next_deadline(&self) -> Instant {
         let (silence, _) = self.silence_deadline();
-        self.channel_deadline()
-            .map_or(silence, |deadline| deadline.min(silence))
+        [self.channel_deadline(), self.outage_deadline()]
+            .into_iter()
+            .flatten()
+            .fold(silence, Instant::min)
     }
 
     /// The miner is not read now, so that its silence is ours.

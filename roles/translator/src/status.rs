@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub connections: u64,
     /// Ended connections by reason.
     pub disconnected: BTreeMap<&'static str, u64>,
+    /// Whether miners can connect: not while no pool could be had for too long.
+    pub listening: bool,
     /// What the listener did.
     pub listener: service::listener::Snapshot,
     /// All shares since the start, of miners that are here and miners that left.
@@ -164,6 +167,7 @@ impl StatusHandle {
 pub(crate) struct Status {
     roster: Arc<Mutex<Roster>>,
     listener: Arc<service::listener::Counters>,
+    listening: AtomicBool,
     miners: Mutex<Miners>,
 }
 
@@ -190,6 +194,7 @@ pub(crate) struct Totals {
     pub(crate) connected: usize,
     pub(crate) connections: u64,
     pub(crate) disconnected: BTreeMap<&'static str, u64>,
+    pub(crate) listening: bool,
     pub(crate) listener: service::listener::Snapshot,
     pub(crate) tally: Tally,
     pub(crate) traffic: TrafficTotals,
@@ -323,12 +328,23 @@ impl Status {
         Arc::new(Self {
             roster,
             listener,
+            listening: AtomicBool::new(true),
             miners: Mutex::default(),
         })
     }
 
     pub(crate) fn handle(self: &Arc<Self>) -> StatusHandle {
         StatusHandle(Arc::clone(self))
+    }
+
+    /// The port was opened or closed.
+    pub(crate) fn set_listening(&self, listening: bool) {
+        self.listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// Whether the port is open, or was when the translator stopped.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
     }
 
     pub(crate) fn arrive(&self, address: SocketAddr) -> Arc<Miner> {
@@ -371,6 +387,7 @@ impl Status {
             connected: miners.present.len(),
             connections: miners.last_id,
             disconnected: departed.disconnected,
+            listening: self.is_listening(),
             listener: self.listener.snapshot(),
             tally: departed.tally,
             traffic: departed.traffic,
@@ -406,6 +423,7 @@ impl Status {
             connected: totals.connected,
             connections: totals.connections,
             disconnected: totals.disconnected,
+            listening: totals.listening,
             listener: totals.listener,
             shares: Shares::from(&totals.tally),
             traffic: totals.traffic.snapshot(),

@@ -18,7 +18,7 @@ pub(crate) use error::UpstreamError;
 pub(crate) use mailbox::{Letters, Mailbox};
 pub use roster::UpstreamHealth;
 pub(crate) use roster::{Roster, Standing, Waits};
-pub(crate) use supervisor::supervise;
+pub(crate) use supervisor::{Published, supervise};
 pub(crate) use vitals::Patience;
 
 use std::collections::HashMap;

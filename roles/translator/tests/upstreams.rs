@@ -196,6 +196,55 @@ async fn a_pool_that_sends_everybody_away_again_and_again_is_left() {
     assert_eq!(status.upstreams[0].failures["reconnect-loop"], 1);
 }
 
+#[tokio::test]
+async fn a_long_outage_is_told_and_then_closes_the_port_until_a_pool_is_back() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.outage_message_seconds = 1;
+        config.outage_close_seconds = 2;
+    })
+    .await;
+    let mut pool = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    work_from(&mut pool, &mut miner, 1).await;
+    // Until it is let in again, the pool hangs up on whoever calls.
+    drop(pool);
+    let refusing = async {
+        loop {
+            drop(house.accept_without_setup().await);
+        }
+    };
+    let seeing = async {
+        let told = miner.read().await.unwrap();
+        assert_eq!(told["method"], "client.show_message", "{told}");
+        assert_eq!(miner.read().await, None, "disconnected");
+        let closed = |status: &Snapshot| !status.listening && status.connected == 0;
+        translator.until("the port to be closed", closed).await
+    };
+    let status = tokio::select! {
+        status = seeing => status,
+        () = refusing => unreachable!(),
+    };
+    assert_eq!(status.disconnected.get("outage"), Some(&1));
+    tokio::net::TcpStream::connect(translator.address)
+        .await
+        .unwrap_err();
+    let mut pool = house.accept().await;
+    translator
+        .until("the port to be open", |status| status.listening)
+        .await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    work_from(&mut pool, &mut miner, 2).await;
+    translator.shutdown.cancel();
+    assert_eq!(miner.read().await, None);
+    let status = translator
+        .until("the end", |status| status.connected == 0)
+        .await;
+    assert_eq!(status.disconnected.get("shutdown"), Some(&1));
+}
+
 /// A translator with a pool that the test spoils, one that is good, and a miner.
 async fn two_pools(bad: &PoolHouse, good: &PoolHouse) -> Running {
     Running::start(vec![bad.upstream(), good.upstream()], |config| {

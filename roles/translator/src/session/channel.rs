@@ -10,6 +10,7 @@ use stratum_v1::{
 use work::Hashrate;
 
 use super::meter::Meter;
+use super::outage::Outage;
 use super::recent::SentJob;
 use super::share::answer_to;
 use super::{
@@ -81,6 +82,7 @@ impl Session {
     pub fn on_channel_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
         match event {
             ChannelEvent::UpstreamUp => {
+                self.outage = Outage::OVER;
                 self.leave_channel(LossReason::UpstreamDisconnected, out);
                 self.stage = Stage::Idle {
                     retry_at: None,
@@ -89,6 +91,7 @@ impl Session {
                 self.open_if_ready(now, out);
             }
             ChannelEvent::UpstreamDown => {
+                self.outage = Outage::begun(self.started, now);
                 self.leave_channel(LossReason::UpstreamDisconnected, out);
                 self.stage = Stage::NoUpstream;
             }

@@ -4,6 +4,7 @@ mod any_conversation;
 mod channels;
 mod field;
 mod hashrate;
+mod outage;
 mod requests;
 mod shares;
 mod silence;
@@ -41,6 +42,7 @@ impl Conversation {
             max_malformed_lines: 2,
             setup_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(900),
+            outage_message: None,
         };
         change(&mut settings);
         let now = Now {

@@ -22,11 +22,31 @@ use super::{Link, Plan, Roster, Upstream, UpstreamError};
 /// How often in a row a pool may send a new connection elsewhere.
 const MOST_HOPS: u32 = 4;
 
-/// Keeps connections until `shutdown`, and publishes them, one for each of `links`.
+/// What miners see of the connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    /// Miners are spread over them.
+    pub(crate) links: Vec<watch::Sender<Option<Link>>>,
+    /// Whether there is any.
+    pub(crate) available: watch::Sender<bool>,
+}
+
+impl Published {
+    /// Places for so many connections, of which there are none yet.
+    pub(crate) fn new(connections: usize) -> Self {
+        let links = std::iter::repeat_with(|| watch::Sender::new(None));
+        Self {
+            links: links.take(connections).collect(),
+            available: watch::Sender::new(false),
+        }
+    }
+}
+
+/// Keeps connections until `shutdown`, and publishes them.
 pub(crate) async fn supervise(
     plan: Arc<Plan>,
     roster: Arc<Mutex<Roster>>,
-    links: Vec<watch::Sender<Option<Link>>>,
+    Published { links, available }: Published,
     shutdown: CancellationToken,
 ) {
     let (asking, asked) = mpsc::channel(links.len().max(1));
@@ -35,6 +55,7 @@ pub(crate) async fn supervise(
         plan,
         roster,
         slots,
+        available,
         following: None,
         probing: None,
         asking,
@@ -48,6 +69,7 @@ struct Supervisor {
     plan: Arc<Plan>,
     roster: Arc<Mutex<Roster>>,
     slots: Vec<Slot>,
+    available: watch::Sender<bool>,
     /// The pool that slots are to be connected to. `None` while one has to be found.
     following: Option<usize>,
     probing: Option<Id>,
@@ -299,6 +321,11 @@ impl Supervisor {
                 slot.publish(slot.own.as_ref().map(|own| &own.link));
             }
         }
+        let available = self.slots.iter().any(|slot| slot.links.borrow().is_some());
+        self.available.send_if_modified(|published| {
+            let before = std::mem::replace(published, available);
+            before != available
+        });
     }
 
     fn dial_as_configured(&mut self, slot: usize, pool: usize, purpose: Purpose) {
