@@ -12,15 +12,13 @@ use service::listener::{Limits, ProxyProtocol};
 use work::{Difficulty, Hashrate, Target};
 
 use crate::Error;
+use crate::identity::Identity;
 use crate::session::{Acknowledge, Settings};
 use crate::upstream::{LastIdentity, Patience, Plan, Roster, Upstream, Waits};
 use crate::user_agents::{UserAgent, UserAgents};
 
 /// The bits that BIP 320 leaves to miners.
 const BIP_320_MASK: u32 = 0x1fff_e000;
-
-/// SV2 `user_identity` is a `STR0_255`.
-const MAX_USER_IDENTITY: usize = 255;
 
 /// As many answers to shares as a miner's mailbox holds.
 const MOST_IN_FLIGHT: usize = 1 << 16;
@@ -37,7 +35,7 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Connections to the pool, over which the miners are spread; 0 is one per processor core.
     pub upstream_connections: usize,
-    /// The account for all miners; empty is each miner's own user name.
+    /// The name under which miners work, with `{user}`, `{account}` and `{worker}` standing for theirs; empty is `{user}`.
     pub user_identity: String,
     /// When a miner is told what became of its share.
     pub acknowledge: Acknowledge,
@@ -149,11 +147,8 @@ impl Config {
             let problem = format!("{:?} is not host:port", upstream.address);
             return wrong("upstreams.address", problem);
         }
-        if self.user_identity.len() > MAX_USER_IDENTITY {
-            return wrong(
-                "user_identity",
-                format!("longer than {MAX_USER_IDENTITY} bytes"),
-            );
+        if let Err(problem) = Identity::parse(&self.user_identity) {
+            return wrong("user_identity", problem.to_string());
         }
         if let Err(error) = Hashrate::new(self.nominal_hashrate) {
             return wrong("nominal_hashrate", error.to_string());
@@ -223,9 +218,7 @@ impl Config {
             version_mask: self.version_rolling_mask,
             nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
             max_target: floor.map_or(Target::MAX, Difficulty::target),
-            user_identity: Some(self.user_identity.as_str())
-                .filter(|name| !name.is_empty())
-                .map(Into::into),
+            user_identity: self.identity(),
             user_agents: UserAgents::new(&self.user_agents),
             acknowledge: self.acknowledge,
             max_in_flight: self.max_in_flight_shares,
@@ -237,8 +230,13 @@ impl Config {
         }
     }
 
+    /// What was checked before.
+    fn identity(&self) -> Identity {
+        Identity::parse(&self.user_identity).unwrap_or_default()
+    }
+
     pub(crate) fn plan(&self) -> Plan {
-        let identity = Some(self.user_identity.as_str()).filter(|name| !name.is_empty());
+        let identity = self.identity();
         Plan {
             upstreams: self.upstreams.clone(),
             queue: self.upstream_queue,
@@ -250,7 +248,7 @@ impl Config {
                 answer: Duration::from_secs(self.answer_patience_seconds),
             },
             nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
-            last_identity: LastIdentity::new(identity),
+            last_identity: LastIdentity::new(identity.fixed()),
             job_ids: Arc::new(AtomicU64::new(1)),
             link_ids: AtomicU64::new(1),
         }
@@ -383,6 +381,13 @@ mod tests {
             (
                 Config {
                     user_identity: "x".repeat(256),
+                    ..default()
+                },
+                "user_identity",
+            ),
+            (
+                Config {
+                    user_identity: "farm1.{rig}".into(),
                     ..default()
                 },
                 "user_identity",

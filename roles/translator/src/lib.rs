@@ -4,6 +4,7 @@
 //! shares are checked here first. It never decides what a share is worth, and it never drops one silently.
 
 mod config;
+pub mod identity;
 pub mod job;
 mod metrics;
 mod miner;

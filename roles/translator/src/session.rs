@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, write_error};
 use work::{Difficulty, Hashrate, Target};
 
+use crate::identity::Identity;
 use crate::job::Work;
 use crate::user_agents::UserAgents;
 use channel::Stage;
@@ -44,8 +45,8 @@ pub struct Settings {
     pub nominal_hashrate: Hashrate,
     /// The easiest target that is accepted from the upstream.
     pub max_target: Target,
-    /// The identity for all channels; the miner's own name if there is none.
-    pub user_identity: Option<Box<str>>,
+    /// How a channel's identity is made of the miner's name.
+    pub user_identity: Identity,
     /// What miners of one kind need.
     pub user_agents: UserAgents,
     /// When a share is answered.

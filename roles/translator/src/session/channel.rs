@@ -170,7 +170,7 @@ impl Session {
         let Stage::Idle { retry_at, failures } = self.stage else {
             return;
         };
-        let Some(worker) = self.workers.first() else {
+        let Some(user_identity) = self.identity() else {
             return;
         };
         if !self.subscribed || retry_at.is_some_and(|retry_at| now.instant < retry_at) {
@@ -183,11 +183,7 @@ impl Session {
         let max_target = self.max_target();
         let size = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
         out.requests.push(Request::Open(OpenChannel {
-            user_identity: self
-                .settings
-                .user_identity
-                .clone()
-                .unwrap_or_else(|| worker.clone()),
+            user_identity,
             hashrate,
             max_target,
             min_extranonce_size: u16::try_from(size).unwrap_or(u16::MAX),
@@ -198,6 +194,11 @@ impl Session {
             hashrate,
             until: now.instant + OPENING_PATIENCE,
         };
+    }
+
+    /// The channel's, once the miner has said who it is. Names that give none were not authorised.
+    fn identity(&self) -> Option<Box<str>> {
+        self.settings.user_identity.of(self.workers.first()?)
     }
 
     pub(super) fn retry_opening(&mut self, now: Now, out: &mut Output) {

@@ -114,6 +114,14 @@ impl Session {
                 "user name is longer than 127 bytes",
             );
         }
+        if self.settings.user_identity.of(&name).is_none() {
+            return refuse(
+                out,
+                id,
+                ErrorCode::Unauthorized,
+                "user name is too long for the pool's identity",
+            );
+        }
         if !self.workers.iter().any(|known| **known == *name) {
             if self.workers.len() == MAX_WORKERS {
                 return refuse(

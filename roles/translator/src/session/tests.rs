@@ -35,7 +35,7 @@ impl Conversation {
             version_mask: 0x1fff_e000,
             nominal_hashrate: Hashrate::ZERO,
             max_target: Target::MAX,
-            user_identity: None,
+            user_identity: Identity::default(),
             user_agents: crate::UserAgents::default(),
             acknowledge: Acknowledge::Local,
             max_in_flight: 4,

@@ -122,3 +122,41 @@ fn a_pool_that_does_not_answer_is_asked_again() {
     );
     assert!(miner.session.is_open());
 }
+
+#[test]
+fn the_pool_knows_a_miner_by_the_configured_pattern() {
+    for (pattern, identity) in [
+        ("", "alice.rig7"),
+        ("farm1", "farm1"),
+        ("farm1.{worker}", "farm1.rig7"),
+        ("{account}", "alice"),
+    ] {
+        let mut miner = Conversation::new(|settings| {
+            settings.user_identity = Identity::parse(pattern).unwrap();
+        });
+        miner.event(ChannelEvent::UpstreamUp);
+        miner.say(r#"{"id":1,"method":"mining.subscribe"}"#);
+        miner.say(r#"{"id":2,"method":"mining.authorize","params":["alice.rig7"]}"#);
+        let [Request::Open(open)] = &miner.requests()[..] else {
+            panic!("no channel")
+        };
+        assert_eq!(&*open.user_identity, identity);
+    }
+}
+
+#[test]
+fn a_name_that_makes_an_identity_too_long_is_refused_and_another_may_be_tried() {
+    let mut miner = Conversation::new(|settings| {
+        settings.user_identity = Identity::parse("{user}.{user}.{user}").unwrap();
+    });
+    miner.event(ChannelEvent::UpstreamUp);
+    miner.say(r#"{"id":1,"method":"mining.subscribe"}"#);
+    for (length, code) in [(85, "[24,"), (84, "true")] {
+        let name = "n".repeat(length);
+        let heard = miner.say(&format!(
+            r#"{{"id":2,"method":"mining.authorize","params":["{name}"]}}"#
+        ));
+        assert!(heard[0].contains(code), "{heard:?}");
+    }
+    assert!(matches!(miner.requests()[..], [Request::Open(_)]));
+}
