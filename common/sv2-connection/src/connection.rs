@@ -148,7 +148,8 @@ impl Gate {
         self.waited.load(Ordering::Relaxed)
     }
 
-    async fn pass(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits for a place and holds it as long as what is returned lives.
+    pub async fn pass(&self) -> Option<SemaphorePermit<'_>> {
         if let Ok(place) = self.places.try_acquire() {
             return Some(place);
         }

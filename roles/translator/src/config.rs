@@ -14,6 +14,7 @@ use work::{Difficulty, Hashrate, Target};
 use crate::Error;
 use crate::identity::Identity;
 use crate::session::{Acknowledge, Settings};
+use crate::tls::TlsConfig;
 use crate::upstream::{LastIdentity, Patience, Plan, Roster, Upstream, Waits};
 use crate::user_agents::{UserAgent, UserAgents};
 
@@ -85,6 +86,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whether miners come through a load balancer that says who calls.
     pub proxy_protocol: ProxyProtocol,
+    /// SV1 over TLS, on a port of its own under the same limits.
+    pub tls: TlsConfig,
 }
 
 impl Default for Config {
@@ -125,6 +128,7 @@ impl Default for Config {
             }],
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -207,6 +211,7 @@ impl Config {
         if let Some(problem) = self.user_agents.iter().find_map(UserAgent::problem) {
             return wrong("user_agents", problem);
         }
+        self.tls.validate()?;
         self.limits.validate()?;
         Ok(self.proxy_protocol.validate()?)
     }

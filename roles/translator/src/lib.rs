@@ -11,6 +11,7 @@ mod miner;
 mod outage;
 pub mod session;
 mod status;
+mod tls;
 mod upstream;
 mod user_agents;
 
@@ -19,9 +20,11 @@ pub use session::Acknowledge;
 pub use status::{
     MinerSnapshot, Shares, Snapshot, StatusHandle, TrafficSnapshot, UpstreamSnapshot,
 };
+pub use tls::{Reloader, TlsConfig};
 pub use upstream::{Upstream, UpstreamHealth};
 pub use user_agents::{UserAgent, UserAgents};
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -36,6 +39,7 @@ use tokio_util::task::TaskTracker;
 use miner::{Driver, End, Socket};
 use session::{Now, Session, Settings};
 use status::Status;
+use tls::Door;
 use upstream::{Published, Roster};
 
 /// Why a translator could not start; the operator's to mend.
@@ -52,6 +56,9 @@ pub enum Error {
     /// The port or the limits.
     #[error(transparent)]
     Listen(#[from] service::listener::Error),
+    /// The system gives no handler for SIGHUP.
+    #[error("cannot watch for SIGHUP: {0}")]
+    Signal(#[source] io::Error),
     /// The port for HTTP.
     #[error("http_address: {0}")]
     Http(#[source] service::listener::Error),
@@ -65,6 +72,8 @@ pub enum Error {
 pub struct Translator {
     config: Config,
     listener: Listener,
+    /// Behind the listener's second socket, if there is one.
+    tls: Option<Arc<Door>>,
     /// Until it runs.
     http: Option<http::Server>,
     /// The connections to the pool.
@@ -89,16 +98,22 @@ impl Translator {
     #[allow(clippy::unused_async)]
     pub async fn bind(config: Config) -> Result<Self, Error> {
         config.validate()?;
-        let listener = Listener::bind(config.listen_address, &config.limits)?
+        let mut listener = Listener::bind(config.listen_address, &config.limits)?
             .behind(config.proxy_protocol.clone())?;
+        let mut tls = None;
+        if let http::Address::At(address) = config.tls.listen_address {
+            tls = Some(Door::open(&config.tls)?);
+            listener = listener.also(address)?;
+        }
         let upstream = Published::new(config.connections());
         let roster = Arc::new(Mutex::new(config.roster()));
-        let status = Status::new(Arc::clone(&roster), listener.counters());
+        let status = Status::new(Arc::clone(&roster), listener.counters(), tls.clone());
         let endpoints = metrics::endpoints(&status.handle())?;
         let http = http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?;
         Ok(Self {
             config,
             listener,
+            tls,
             http: Some(http),
             upstream,
             roster,
@@ -109,6 +124,16 @@ impl Translator {
     /// Where miners connect.
     pub fn local_addr(&self) -> SocketAddr {
         self.listener.local_addr()
+    }
+
+    /// Where miners connect over TLS, if they can.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.listener.local_addrs().nth(1)
+    }
+
+    /// Has the certificate's files read again while the translator runs, as SIGHUP does.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(self.tls.clone())
     }
 
     /// Where it answers over HTTP, if it does.
@@ -124,7 +149,7 @@ impl Translator {
     /// Serves miners until `shutdown`.
     ///
     /// # Errors
-    /// None so far: whatever happens costs a connection at most.
+    /// [`Error::Signal`]; whatever miners and pools do costs a connection at most.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
         for upstream in self
             .config
@@ -141,14 +166,18 @@ impl Translator {
             // Tells how it ends, too.
             supervisors.spawn(http.run(upstream_shutdown.clone()));
         }
+        supervisors.spawn(self.reloader().run(upstream_shutdown.clone())?);
         let miners = TaskTracker::new();
-        let settings = Arc::new(self.config.settings());
+        let common = Arc::new(self.common());
         tracing::info!(address = %self.listener.local_addr(), "listening for SV1 miners");
+        if let Some(address) = self.tls_addr() {
+            tracing::info!(%address, "listening for SV1 miners over TLS");
+        }
         let mut next = Connections::default();
         loop {
             // For those who come until the next outage.
             let stop = shutdown.child_token();
-            let listening = self.listen(&miners, &settings, &mut next, &stop);
+            let listening = self.listen(&miners, &common, &mut next, &stop);
             if shutdown.run_until_cancelled(listening).await.is_none() {
                 break;
             }
@@ -168,7 +197,7 @@ impl Translator {
     async fn listen(
         &mut self,
         miners: &TaskTracker,
-        settings: &Arc<Settings>,
+        common: &Arc<Common>,
         next: &mut Connections,
         stop: &CancellationToken,
     ) {
@@ -180,7 +209,7 @@ impl Translator {
                 accepted = self.listener.accept() => accepted,
                 () = &mut outage => break,
             };
-            miners.spawn(self.serve(accepted, next, settings, stop.clone()));
+            miners.spawn(self.serve(accepted, next, common, stop.clone()));
         }
         tracing::error!(
             seconds = after.as_secs(),
@@ -206,23 +235,30 @@ impl Translator {
         supervisors
     }
 
+    fn common(&self) -> Common {
+        Common {
+            settings: Arc::new(self.config.settings()),
+            tls: self.tls.clone(),
+            write_timeout: Duration::from_secs(self.config.write_timeout_seconds),
+            linger: Duration::from_secs(self.config.linger_seconds),
+            status: Arc::clone(&self.status),
+        }
+    }
+
     /// The future of one miner's connection.
     fn serve(
         &self,
         accepted: Accepted,
         next: &mut Connections,
-        settings: &Arc<Settings>,
+        common: &Arc<Common>,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (extranonce1, slot) = next.take(self.upstream.links.len());
         let now = Now {
             instant: Instant::now(),
         };
-        let settings = Arc::clone(settings);
         let links = self.upstream.links[slot].subscribe();
-        let write_timeout = Duration::from_secs(self.config.write_timeout_seconds);
-        let linger = Duration::from_secs(self.config.linger_seconds);
-        let status = Arc::clone(&self.status);
+        let common = Arc::clone(common);
         async move {
             let Some(accepted) = identify(accepted, &stop).await else {
                 return;
@@ -230,24 +266,43 @@ impl Translator {
             let Accepted {
                 stream,
                 peer,
+                entrance,
                 permit,
-                ..
             } = accepted;
             tracing::debug!(%peer, "miner connected");
-            let entry = status.arrive(peer);
-            let session = Session::new(now, extranonce1, settings);
+            let entry = common.status.arrive(peer);
+            let session = Session::new(now, extranonce1, Arc::clone(&common.settings));
             let mut driver = Driver::new(session, Arc::clone(&entry), links);
-            let mut socket = Socket::new(stream, write_timeout);
-            let mut end = socket.serve(&mut driver, &stop).await;
-            if end == End::Shutdown && !status.is_listening() {
+            let mut socket = Socket::new(stream, common.write_timeout);
+            // The listener's first socket is the plain one.
+            let entered = match &common.tls {
+                // On the heap, because it is over soon.
+                Some(door) if entrance > 0 => Box::pin(socket.enter(door, &driver, &stop)).await,
+                _ => Ok(()),
+            };
+            let mut end = match entered {
+                Ok(()) => socket.serve(&mut driver, &stop).await,
+                Err(end) => end,
+            };
+            if end == End::Shutdown && !common.status.is_listening() {
                 end = End::Outage;
             }
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
+            socket.close();
             drop((socket, permit));
-            driver.linger(end, linger).await;
-            status.depart(&entry, end.name());
+            driver.linger(end, common.linger).await;
+            common.status.depart(&entry, end.name());
         }
     }
+}
+
+/// What all connections of miners have in common; in one place, so that each of them stays small.
+struct Common {
+    settings: Arc<Settings>,
+    tls: Option<Arc<Door>>,
+    write_timeout: Duration,
+    linger: Duration,
+    status: Arc<Status>,
 }
 
 /// Learns who really calls; `None` if that is not to be had.
@@ -289,7 +344,6 @@ mod tests {
             http_address: http::Address::Off,
             ..Config::default()
         };
-        let settings = Arc::new(config.settings());
         let mut translator = Translator::bind(config).await.unwrap();
         let _miner = tokio::net::TcpStream::connect(translator.local_addr())
             .await
@@ -298,7 +352,7 @@ mod tests {
         let future = translator.serve(
             accepted,
             &mut Connections::default(),
-            &settings,
+            &Arc::new(translator.common()),
             CancellationToken::new(),
         );
         assert!(size_of_val(&future) <= 2048, "{}", size_of_val(&future));

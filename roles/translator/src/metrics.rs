@@ -155,6 +155,12 @@ fn own(families: &mut Families, totals: &Totals) {
             .map(|(reason, count)| (*reason, *count)),
     );
     families.listener("translator", &totals.listener);
+    families.counters(
+        "hashpool_translator_throttled_total",
+        "Times that a miner was let wait: for other TLS handshakes.",
+        "reason",
+        [("handshakes", totals.handshakes_waited)],
+    );
 }
 
 fn upstreams(families: &mut Families, status: &StatusHandle) {

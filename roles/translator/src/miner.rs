@@ -6,9 +6,11 @@
 
 mod driver;
 mod socket;
+mod transport;
 
 pub(crate) use driver::Driver;
 pub(crate) use socket::Socket;
+pub(crate) use transport::Tls;
 
 use std::time::Instant;
 
@@ -24,6 +26,10 @@ pub(crate) enum End {
     Closed,
     /// The socket failed.
     Failed,
+    /// The miner broke the rules of TLS, or has no keys and ciphers in common with us.
+    Tls,
+    /// The miner does not speak TLS where it should.
+    NotTls,
     /// The miner does not read.
     WriteTimeout,
     /// The session wanted it.
@@ -39,6 +45,8 @@ impl End {
         match self {
             Self::Closed => "closed",
             Self::Failed => "failed",
+            Self::Tls => "tls",
+            Self::NotTls => "not-tls",
             Self::WriteTimeout => "write-timeout",
             Self::Session(EndReason::SetupTimeout) => "setup-timeout",
             Self::Session(EndReason::Idle) => "idle",

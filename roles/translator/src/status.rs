@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use service::http::Histogram;
 
 use crate::session::Tally;
+use crate::tls::Door;
 use crate::upstream::{Roster, Standing, UpstreamHealth};
 
 /// A cheap handle to the status of a translator; it outlives the translator.
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub listening: bool,
     /// What the listener did.
     pub listener: service::listener::Snapshot,
+    /// TLS handshakes that had to wait for others.
+    pub handshakes_waited: u64,
     /// All shares since the start, of miners that are here and miners that left.
     pub shares: Shares,
     /// Bytes and messages between the miners and here.
@@ -168,6 +171,7 @@ pub(crate) struct Status {
     roster: Arc<Mutex<Roster>>,
     listener: Arc<service::listener::Counters>,
     listening: AtomicBool,
+    tls: Option<Arc<Door>>,
     miners: Mutex<Miners>,
 }
 
@@ -196,6 +200,7 @@ pub(crate) struct Totals {
     pub(crate) disconnected: BTreeMap<&'static str, u64>,
     pub(crate) listening: bool,
     pub(crate) listener: service::listener::Snapshot,
+    pub(crate) handshakes_waited: u64,
     pub(crate) tally: Tally,
     pub(crate) traffic: TrafficTotals,
     pub(crate) hashrate: f64,
@@ -324,11 +329,13 @@ impl Status {
     pub(crate) fn new(
         roster: Arc<Mutex<Roster>>,
         listener: Arc<service::listener::Counters>,
+        tls: Option<Arc<Door>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             roster,
             listener,
             listening: AtomicBool::new(true),
+            tls,
             miners: Mutex::default(),
         })
     }
@@ -389,6 +396,7 @@ impl Status {
             disconnected: departed.disconnected,
             listening: self.is_listening(),
             listener: self.listener.snapshot(),
+            handshakes_waited: self.tls.as_ref().map_or(0, |door| door.waited()),
             tally: departed.tally,
             traffic: departed.traffic,
             durations: departed.durations,
@@ -425,6 +433,7 @@ impl Status {
             disconnected: totals.disconnected,
             listening: totals.listening,
             listener: totals.listener,
+            handshakes_waited: totals.handshakes_waited,
             shares: Shares::from(&totals.tally),
             traffic: totals.traffic.snapshot(),
             hashrate: totals.hashrate,

@@ -1,27 +1,22 @@
 //! The side of the miner: reads its lines, writes what it is told, and sleeps in between.
 
-use std::cell::RefCell;
-use std::io;
 use std::time::{Duration, Instant};
 
 use stratum_v1::{Line, LineBuffer};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::transport::{READ, Transport};
 use super::{Driver, End, now};
-
-/// Bytes read at once, into a buffer of the worker thread.
-const READ_SIZE: usize = 16 * 1024;
-
-thread_local! {
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+use crate::session::EndReason;
+use crate::tls::Door;
 
 /// The side of the miner.
 pub(crate) struct Socket {
     stream: TcpStream,
+    transport: Transport,
     lines: LineBuffer,
     /// Lines that were read and not handled yet may be held.
     backlog: bool,
@@ -38,14 +33,43 @@ enum Wake {
 }
 
 impl Socket {
+    /// A connection that speaks as it is.
     pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
         Self {
             stream,
+            transport: Transport::Plain,
             lines: LineBuffer::default(),
             backlog: false,
             write_deadline: None,
             write_timeout,
         }
+    }
+
+    /// Agrees with the miner on TLS, before it is served.
+    pub(crate) async fn enter(
+        &mut self,
+        door: &Door,
+        driver: &Driver,
+        shutdown: &CancellationToken,
+    ) -> Result<(), End> {
+        let deadline = driver.session.next_deadline();
+        let (tls, early) = tokio::select! {
+            tls = timeout_at(deadline.into(), door.handshake(&self.stream)) => match tls {
+                Ok(tls) => tls?,
+                Err(_) => return Err(End::Session(EndReason::SetupTimeout)),
+            },
+            () = shutdown.cancelled() => return Err(End::Shutdown),
+        };
+        self.transport = Transport::Tls(tls);
+        // Not taken now, so kept.
+        drop(self.lines.lines(&early));
+        self.backlog = !early.is_empty();
+        Ok(())
+    }
+
+    /// Says that nothing more will come, where there are words for it.
+    pub(crate) fn close(&mut self) {
+        self.transport.close(&self.stream);
     }
 
     /// Serves the miner until the connection ends.
@@ -67,10 +91,13 @@ impl Socket {
                 tokio::task::yield_now().await;
                 continue;
             }
+            if self.transport.is_closed() && !self.backlog {
+                return End::Closed;
+            }
             driver.publish();
             driver.give_buffers_back();
-            let reading = driver.may_handle_lines();
-            let writing = !driver.is_written();
+            let writing = self.is_writing(driver);
+            let reading = !writing && driver.may_handle_lines();
             let interest = if writing {
                 Interest::WRITABLE
             } else {
@@ -111,22 +138,16 @@ impl Socket {
     }
 
     fn read(&mut self, driver: &mut Driver) -> Result<(), End> {
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(READ_SIZE, 0);
-            match self.stream.try_read(buffer) {
-                Ok(0) => Err(End::Closed),
-                Ok(size) => {
-                    let read_at = Instant::now();
-                    driver.since_published.from_miner += size as u64;
-                    self.handle_lines(&buffer[..size], driver);
-                    if !driver.out.bytes.is_empty() {
-                        driver.asked_at.get_or_insert(read_at);
-                    }
-                    Ok(())
+        READ.with_borrow_mut(|buffers| {
+            if let Some(bytes) = self.transport.read(&self.stream, buffers)? {
+                let read_at = Instant::now();
+                driver.since_published.from_miner += bytes.len() as u64;
+                self.handle_lines(bytes, driver);
+                if !driver.out.bytes.is_empty() {
+                    driver.asked_at.get_or_insert(read_at);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-                Err(_) => Err(End::Failed),
             }
+            Ok(())
         })
     }
 
@@ -148,22 +169,22 @@ impl Socket {
         }
     }
 
+    /// Whether something has not been taken by the socket.
+    fn is_writing(&self, driver: &Driver) -> bool {
+        !driver.is_written() || self.transport.has_unsent()
+    }
+
     fn write(&mut self, driver: &mut Driver) -> Result<(), End> {
-        while !driver.is_written() {
-            match self.stream.try_write(&driver.out.bytes[driver.written..]) {
-                Ok(0) => return Err(End::Closed),
-                Ok(size) => {
-                    driver.written += size;
-                    driver.since_published.to_miner += size as u64;
-                    self.write_deadline = None;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.write_deadline
-                        .get_or_insert_with(|| Instant::now() + self.write_timeout);
-                    return Ok(());
-                }
-                Err(_) => return Err(End::Failed),
-            }
+        while self.is_writing(driver) {
+            let bytes = &driver.out.bytes[driver.written..];
+            let Some(size) = self.transport.write(&self.stream, bytes)? else {
+                self.write_deadline
+                    .get_or_insert_with(|| Instant::now() + self.write_timeout);
+                return Ok(());
+            };
+            driver.written += size;
+            driver.since_published.to_miner += size as u64;
+            self.write_deadline = None;
         }
         driver.out.bytes.clear();
         driver.written = 0;

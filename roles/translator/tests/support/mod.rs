@@ -14,8 +14,7 @@ use stratum_core::{
 use sv2_connection::{
     Authority, AuthorityPublicKey, AuthoritySecretKey, Connection, FrameBuffer, Options,
 };
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -300,6 +299,8 @@ impl Pool {
 pub(crate) struct Running {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) http: std::net::SocketAddr,
+    pub(crate) tls: Option<std::net::SocketAddr>,
+    pub(crate) reloader: translator::Reloader,
     pub(crate) status: StatusHandle,
     pub(crate) shutdown: CancellationToken,
     pub(crate) task: tokio::task::JoinHandle<Result<(), translator::Error>>,
@@ -321,11 +322,14 @@ impl Running {
         let translator = Translator::bind(config).await.unwrap();
         let (address, status) = (translator.local_addr(), translator.status());
         let http = translator.http_addr().unwrap();
+        let (tls, reloader) = (translator.tls_addr(), translator.reloader());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(translator.run(shutdown.clone()));
         Self {
             address,
             http,
+            tls,
+            reloader,
             status,
             shutdown,
             task,
@@ -333,12 +337,7 @@ impl Running {
     }
 
     pub(crate) async fn miner(&self) -> Miner {
-        let (reader, writer) = TcpStream::connect(self.address).await.unwrap().into_split();
-        Miner {
-            lines: BufReader::new(reader).lines(),
-            writer,
-            difficulty: None,
-        }
+        Miner::over(TcpStream::connect(self.address).await.unwrap())
     }
 
     /// Waits until the status is as it should be.
@@ -371,8 +370,8 @@ impl Drop for Running {
 
 /// An SV1 miner.
 pub(crate) struct Miner {
-    lines: tokio::io::Lines<BufReader<OwnedReadHalf>>,
-    writer: OwnedWriteHalf,
+    lines: tokio::io::Lines<BufReader<Box<dyn AsyncRead + Send + Unpin>>>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
     pub(crate) difficulty: Option<f64>,
 }
 
@@ -385,9 +384,21 @@ pub(crate) struct Notify {
 }
 
 impl Miner {
+    /// A miner at the end of any connection.
+    pub(crate) fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        let (reader, writer) = tokio::io::split(stream);
+        let reader: Box<dyn AsyncRead + Send + Unpin> = Box::new(reader);
+        Self {
+            lines: BufReader::new(reader).lines(),
+            writer: Box::new(writer),
+            difficulty: None,
+        }
+    }
+
     pub(crate) async fn write(&mut self, line: &str) {
         self.writer.write_all(line.as_bytes()).await.unwrap();
         self.writer.write_all(b"\n").await.unwrap();
+        self.writer.flush().await.unwrap();
     }
 
     pub(crate) async fn write_bytes(&mut self, bytes: &[u8]) {
