@@ -28,8 +28,12 @@ pub struct Notification<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotifyTemplate {
     text: Box<[u8]>,
+    id_end: usize,
     hole: usize,
 }
+
+/// What stands in front of the job's id.
+const OPENING: &[u8] = br#"{"id":null,"method":"mining.notify","params":[""#;
 
 impl NotifyTemplate {
     /// Renders everything that all channels share.
@@ -39,8 +43,9 @@ impl NotifyTemplate {
                 + 2 * (job.coinbase_prefix.len() + job.coinbase_suffix.len())
                 + 67 * job.merkle_path.len(),
         );
-        out.extend_from_slice(br#"{"id":null,"method":"mining.notify","params":[""#);
+        out.extend_from_slice(OPENING);
         out.extend_from_slice(job.job_id.as_bytes());
+        let id_end = out.len();
         out.extend_from_slice(br#"",""#);
         append_hex(&mut out, &swap_words(job.prev_hash));
         out.extend_from_slice(br#"",""#);
@@ -62,6 +67,7 @@ impl NotifyTemplate {
         );
         Self {
             text: out.into(),
+            id_end,
             hole,
         }
     }
@@ -69,7 +75,19 @@ impl NotifyTemplate {
     /// Appends the line for a channel.
     pub fn write(&self, out: &mut Vec<u8>, prefix: &[u8], clean_jobs: bool) {
         out.reserve(self.text.len() + 2 * prefix.len() + 8);
-        out.extend_from_slice(&self.text[..self.hole]);
+        out.extend_from_slice(&self.text[..self.id_end]);
+        self.write_rest(out, prefix, clean_jobs);
+    }
+
+    /// As [`NotifyTemplate::write`], with another id for the job, which must need no escaping.
+    pub fn write_as(&self, out: &mut Vec<u8>, job_id: &str, prefix: &[u8], clean_jobs: bool) {
+        out.extend_from_slice(OPENING);
+        out.extend_from_slice(job_id.as_bytes());
+        self.write_rest(out, prefix, clean_jobs);
+    }
+
+    fn write_rest(&self, out: &mut Vec<u8>, prefix: &[u8], clean_jobs: bool) {
+        out.extend_from_slice(&self.text[self.id_end..self.hole]);
         append_hex(out, prefix);
         out.extend_from_slice(&self.text[self.hole..]);
         out.extend_from_slice(if clean_jobs {
@@ -122,6 +140,10 @@ mod tests {
             });
             let mut line = Vec::new();
             template.write(&mut line, &hole, clean);
+            let mut renamed = Vec::new();
+            template.write_as(&mut renamed, "abc", &hole, clean);
+            let expected = String::from_utf8_lossy(&line).replacen("[\"1f\"", "[\"abc\"", 1);
+            prop_assert_eq!(String::from_utf8_lossy(&renamed), expected);
             let ServerMessage::Notify(notify) = parse_server_message(&line).unwrap() else { panic!("not a notify") };
             prop_assert!(notify.job_id == "1f");
             prop_assert_eq!(notify.prev_hash, prev_hash);

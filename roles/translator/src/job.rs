@@ -115,6 +115,12 @@ impl Job {
         self.notify.write(out, hole, clean_jobs);
     }
 
+    /// As [`Job::write_notify`], under another id: the same work again, for which another target holds.
+    pub fn write_notify_as(&self, out: &mut Vec<u8>, id: u64, hole: &[u8], clean_jobs: bool) {
+        self.notify
+            .write_as(out, &format!("{id:x}"), hole, clean_jobs);
+    }
+
     /// The header that a miner hashed; `extranonce` in the pieces that the coinbase holds one after the other.
     pub fn header(&self, extranonce: [&[u8]; 3], version: u32, ntime: u32, nonce: u32) -> Header {
         let [hole, extranonce1, extranonce2] = extranonce;
