@@ -34,7 +34,7 @@ pub struct Config {
     pub http_address: http::Address,
     /// Pools, in the order in which they are tried.
     pub upstreams: Vec<Upstream>,
-    /// Connections to the pool, over which the miners are spread; 0 is one per processor core.
+    /// Connections to the pool, over which the miners are spread; 0 is one per processor core, or one if channels are shared.
     pub upstream_connections: usize,
     /// The name under which miners work, with `{user}`, `{account}` and `{worker}` standing for theirs; empty is `{user}`.
     pub user_identity: String,
@@ -42,8 +42,14 @@ pub struct Config {
     pub acknowledge: Acknowledge,
     /// In H/s: what the pool is told about a miner that suggests no difficulty.
     pub nominal_hashrate: f64,
-    /// SV1 difficulty below which the pool may not go; 0 is no floor.
+    /// SV1 difficulty below which no miner gets; 0 is no floor.
     pub minimum_difficulty: f64,
+    /// SV1 difficulty above which no miner gets, whatever its channel asks; 0 is no ceiling.
+    pub maximum_difficulty: f64,
+    /// Miners of one account share a channel.
+    pub aggregate: bool,
+    /// What a miner's difficulty aims at where channels are shared.
+    pub shares_per_minute: f64,
     /// Bytes of extranonce2, 2 to 8.
     pub extranonce2_size: u8,
     /// The bits of the version that miners may roll.
@@ -104,6 +110,9 @@ impl Default for Config {
             acknowledge: Acknowledge::Local,
             nominal_hashrate: 1e12,
             minimum_difficulty: 0.0,
+            maximum_difficulty: 0.0,
+            aggregate: false,
+            shares_per_minute: 6.0,
             extranonce2_size: 4,
             version_rolling_mask: BIP_320_MASK,
             max_in_flight_shares: 1024,
@@ -162,6 +171,17 @@ impl Config {
         {
             return wrong("minimum_difficulty", error.to_string());
         }
+        if self.maximum_difficulty != 0.0
+            && let Err(error) = Difficulty::new(self.maximum_difficulty)
+        {
+            return wrong("maximum_difficulty", error.to_string());
+        }
+        if self.maximum_difficulty != 0.0 && self.maximum_difficulty < self.minimum_difficulty {
+            return wrong("maximum_difficulty", "below minimum_difficulty".into());
+        }
+        if !(0.1..=1000.0).contains(&self.shares_per_minute) {
+            return wrong("shares_per_minute", "must be from 0.1 to 1000".into());
+        }
         if !(2..=8).contains(&self.extranonce2_size) {
             return wrong(
                 "extranonce2_size",
@@ -218,11 +238,14 @@ impl Config {
 
     pub(crate) fn settings(&self) -> Settings {
         let floor = Difficulty::new(self.minimum_difficulty).ok();
+        let ceiling = Difficulty::new(self.maximum_difficulty).ok();
         Settings {
             extranonce2_size: self.extranonce2_size,
             version_mask: self.version_rolling_mask,
             nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
             max_target: floor.map_or(Target::MAX, Difficulty::target),
+            hardest_target: ceiling.map_or(Target::MIN, Difficulty::target),
+            aggregate: self.aggregate.then_some(self.shares_per_minute),
             user_identity: self.identity(),
             user_agents: UserAgents::new(&self.user_agents),
             acknowledge: self.acknowledge,
@@ -254,6 +277,7 @@ impl Config {
             },
             nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
             last_identity: LastIdentity::new(identity.fixed()),
+            aggregate: self.aggregate,
             job_ids: Arc::new(AtomicU64::new(1)),
             link_ids: AtomicU64::new(1),
         }
@@ -274,6 +298,7 @@ impl Config {
 
     pub(crate) fn connections(&self) -> usize {
         match self.upstream_connections {
+            0 if self.aggregate => 1,
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             connections => connections,
         }

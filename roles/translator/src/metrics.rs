@@ -81,7 +81,7 @@ fn stratum(families: &mut Families, totals: &Totals) {
     );
     families.counter(
         "stratum_accepted_shares_total",
-        "Shares that the pool acknowledged.",
+        "Shares that the pool acknowledged, or that count here and were not for it.",
         tally.accepted,
     );
     families.counters(
@@ -123,6 +123,11 @@ fn own(families: &mut Families, totals: &Totals) {
         "hashpool_translator_told_accepted_shares_total",
         "Shares that miners were told are accepted.",
         tally.told_accepted,
+    );
+    families.counter(
+        "hashpool_translator_kept_shares_total",
+        "Accepted shares that were not sent to the pool, because its channel asks for harder ones.",
+        tally.kept,
     );
     families.counters(
         "hashpool_translator_lost_shares_total",

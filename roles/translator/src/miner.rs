@@ -4,6 +4,7 @@
 //! Backpressure: lines are handled only while everything that earlier ones caused has been written or queued, so a miner
 //! that does not read, or an upstream that cannot take more, stops the reading, and TCP slows the miner down.
 
+mod attached;
 mod driver;
 mod socket;
 mod transport;

@@ -6,6 +6,7 @@
 //! prefix, channel or upstream is nothing more to the miner than a clean `mining.notify`.
 
 mod channel;
+mod difficulty;
 mod meter;
 mod outage;
 mod recent;
@@ -14,7 +15,9 @@ mod share;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod wishes;
+mod worker;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,11 +28,16 @@ use work::{Difficulty, Hashrate, Target};
 use crate::identity::Identity;
 use crate::job::Work;
 use crate::user_agents::UserAgents;
-use channel::Stage;
+pub(crate) use channel::is_up_to;
+use difficulty::Control;
+use meter::Meter;
 use outage::Outage;
 use recent::Recent;
 pub use tally::{LossReason, RejectReason, Tally};
+use upstream::{Leaving, Route, Stage, Told};
 use wishes::Wishes;
+use worker::Worker;
+pub use worker::WorkerName;
 
 /// Bytes of the translator's own extranonce1.
 pub const EXTRANONCE1_SIZE: usize = 4;
@@ -43,8 +51,12 @@ pub struct Settings {
     pub version_mask: u32,
     /// What the upstream is told at opening when the miner suggests nothing.
     pub nominal_hashrate: Hashrate,
-    /// The easiest target that is accepted from the upstream.
+    /// The easiest target that a miner gets, whoever decides.
     pub max_target: Target,
+    /// The hardest target that a miner gets. Its channel's may be harder.
+    pub hardest_target: Target,
+    /// Miners share channels, and each gets a difficulty for so many shares a minute; else each has a channel of its own.
+    pub aggregate: Option<f64>,
     /// How a channel's identity is made of the miner's name.
     pub user_identity: Identity,
     /// What miners of one kind need.
@@ -74,6 +86,24 @@ pub enum Acknowledge {
     Upstream,
 }
 
+impl Settings {
+    /// Whose channel a miner of this name works on. Miners of one account share a channel, where they share any.
+    fn channel_identity(&self, name: &str) -> Option<Box<str>> {
+        let identity = self.user_identity.of(name)?;
+        match identity.split_once('.') {
+            Some((account, _)) if self.aggregate.is_some() => Some(account.into()),
+            _ => Some(identity),
+        }
+    }
+
+    /// What a miner of this name is called on a channel that it shares.
+    fn worker_name(&self, name: &str) -> Option<WorkerName> {
+        self.aggregate?;
+        let identity = self.user_identity.of(name)?;
+        WorkerName::of(&identity).or_else(|| WorkerName::of(name))
+    }
+}
+
 /// The time, given to the session by whoever drives it.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
@@ -88,8 +118,27 @@ pub struct Output {
     pub bytes: Vec<u8>,
     /// For the upstream.
     pub requests: Vec<Request>,
+    /// For the upstream that the miner is moved away from.
+    pub farewells: Vec<Request>,
     /// The connection shall end, after `bytes` have been sent.
     pub end: Option<EndReason>,
+}
+
+impl Output {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+            && self.requests.is_empty()
+            && self.farewells.is_empty()
+            && self.end.is_none()
+    }
+
+    fn for_route(&mut self, route: Route) -> &mut Vec<Request> {
+        match route {
+            Route::Present => &mut self.requests,
+            Route::Leaving => &mut self.farewells,
+        }
+    }
 }
 
 /// What a session asks of its upstream connection.
@@ -145,6 +194,8 @@ pub struct ShareSubmission {
     pub version: u32,
     /// Everything after the upstream's prefix.
     pub extranonce: ExtranonceBytes,
+    /// Who found it, where miners share the channel.
+    pub worker: Option<WorkerName>,
 }
 
 /// What a session is told about its upstream.
@@ -152,6 +203,9 @@ pub struct ShareSubmission {
 pub enum ChannelEvent {
     /// An upstream connection is ready to open channels.
     UpstreamUp,
+    /// Another upstream connection is ready. The present one goes on until the miner has left it; what it says comes by
+    /// [`Session::on_leaving_event`].
+    UpstreamMoved,
     /// The upstream connection, and any channel on it, is gone.
     UpstreamDown,
     /// The channel is open; its work follows.
@@ -206,25 +260,22 @@ pub struct Session {
     malformed_lines: u32,
     subscribed: bool,
     /// Names that authorised; the first is the channel's.
-    workers: Vec<Box<str>>,
+    workers: Vec<Worker>,
     /// Bits that the miner asked for with `mining.configure`; not yet narrowed by what a job allows.
     negotiated_mask: Option<u32>,
     wishes: Wishes,
-    /// What the miner's shares showed on an earlier channel.
-    measured: Option<Hashrate>,
+    /// Not there before a channel is asked for.
+    meter: Option<Box<Meter>>,
+    control: Control,
     stage: Stage,
+    /// Boxed: it is rarely there.
+    leaving: Option<Box<Leaving>>,
+    channels_opened: u32,
     outage: Outage,
     told: Told,
     recent: Recent,
     tally: Tally,
     notifications: u64,
-}
-
-/// What the miner was told last, so that it is told only what changes.
-#[derive(Debug, Default)]
-struct Told {
-    difficulty: Option<Difficulty>,
-    version_mask: Option<u32>,
 }
 
 impl Session {
@@ -240,8 +291,11 @@ impl Session {
             workers: Vec::new(),
             negotiated_mask: None,
             wishes: Wishes::default(),
-            measured: None,
+            meter: None,
+            control: Control::default(),
             stage: Stage::NoUpstream,
+            leaving: None,
+            channels_opened: 0,
             outage: Outage::begun(now.instant, now),
             told: Told::default(),
             recent: Recent::default(),
@@ -264,13 +318,18 @@ impl Session {
             return;
         }
         self.tell_of_outage(now, out);
-        self.retry_opening(now, out);
+        self.upstream_is_due(now, out);
+        self.tick(now, out);
     }
 
     /// When [`Session::on_deadline`] is to be called.
     pub fn next_deadline(&self) -> Instant {
         let (silence, _) = self.silence_deadline();
-        [self.channel_deadline(), self.outage_deadline()]
+        [
+            self.upstream_deadline(),
+            self.difficulty_deadline(),
+            self.outage_deadline(),
+        ]
             .into_iter()
             .flatten()
             .fold(silence, Instant::min)
@@ -298,7 +357,7 @@ impl Session {
 
     /// The name that the miner mines under, once it is known.
     pub fn worker(&self) -> Option<&str> {
-        self.workers.first().map(|name| &**name)
+        self.workers.first().map(|worker| &*worker.name)
     }
 
     /// The difficulty that the miner was told last.

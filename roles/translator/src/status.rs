@@ -107,8 +107,10 @@ pub struct Shares {
     pub submitted: u64,
     /// That were sent to the pool.
     pub forwarded: u64,
-    /// That the pool acknowledged.
+    /// That the pool acknowledged, or that are kept.
     pub accepted: u64,
+    /// Accepted ones that did not meet the target of their channel, so that the pool was not sent them.
+    pub kept: u64,
     /// That miners were told are accepted.
     pub told_accepted: u64,
     /// That the pool has not answered yet.
@@ -116,6 +118,9 @@ pub struct Shares {
     /// Hashes that the accepted shares stand for; as text, because numbers in JSON are not that long.
     #[serde(serialize_with = "as_text")]
     pub accepted_work: u128,
+    /// Hashes that the pool credits for the acknowledged ones.
+    #[serde(serialize_with = "as_text")]
+    pub upstream_work: u128,
     /// Refused, by reason.
     pub rejected: BTreeMap<&'static str, u64>,
     /// Whose fate is unknown, by reason.
@@ -480,7 +485,9 @@ impl From<&Tally> for Shares {
             accepted: tally.accepted,
             told_accepted: tally.told_accepted,
             in_flight: tally.in_flight,
+            kept: tally.kept,
             accepted_work: tally.accepted_work,
+            upstream_work: tally.upstream_work,
             rejected: tally.rejected_by_reason().collect(),
             lost: tally.lost_by_reason().collect(),
         }

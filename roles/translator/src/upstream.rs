@@ -5,11 +5,13 @@
 
 mod connection;
 mod dial;
+mod encode;
 mod error;
 mod mailbox;
 mod probe;
 mod roster;
 mod router;
+mod shared;
 mod supervisor;
 mod vitals;
 
@@ -29,7 +31,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use work::{Hashrate, Target};
 
-use crate::session::Request;
+use crate::job::Work;
+use crate::session::{ChannelEvent, OpenChannel, RejectReason, Request};
+use shared::{Joined, Membership, SharedChannel, SharedChannels};
 
 /// How connections are made; the same for all of them.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(crate) struct Plan {
     /// In the order in which they are tried.
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) queue: usize,
+    /// Miners of one account share a channel.
+    pub(crate) aggregate: bool,
     pub(crate) waits: Waits,
     /// For each step of connecting.
     pub(crate) connect_patience: Duration,
@@ -80,6 +86,8 @@ pub(crate) struct Link {
     /// Requests in order. When it is full, the miner is not read.
     pub(crate) queue: mpsc::Sender<Outgoing>,
     registry: Arc<Registry>,
+    /// Shares can name their workers (extension 0x0002).
+    worker_names: bool,
 }
 
 /// A request; the number names the answer to a [`Request::Open`] and means nothing for others.
@@ -87,12 +95,52 @@ pub(crate) struct Link {
 pub(crate) struct Outgoing {
     pub(crate) request_id: u32,
     pub(crate) request: Request,
+    /// Whose share it is, where the channel is shared.
+    pub(crate) mailbox: Option<Arc<Mailbox>>,
+}
+
+impl Outgoing {
+    /// Whose share it is, and its place, where the channel is shared.
+    fn membership(&self) -> Option<(&Arc<Mailbox>, &Membership)> {
+        let mailbox = self.mailbox.as_ref()?;
+        Some((mailbox, mailbox.membership()?))
+    }
+}
+
+/// Where the answer to a request for a channel will come, and what is to be sent for it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// The number of the request to send; none where the miner shares a channel that is asked for or open already.
+    pub(crate) request_id: Option<u32>,
 }
 
 impl Link {
     /// A place for the answer to a request that is about to be sent.
-    pub(crate) fn register(&self, mailbox: &Arc<Mailbox>, max_target: Target) -> u32 {
-        self.registry.register(Instant::now(), mailbox, max_target)
+    pub(crate) fn place(&self, wanted: &OpenChannel) -> Place {
+        let now = Instant::now();
+        let Some(channels) = &self.registry.shared else {
+            let mailbox = Arc::default();
+            let owner = Owner::Miner(Arc::downgrade(&mailbox));
+            let request_id = self.registry.register(now, owner, wanted.max_target);
+            return Place {
+                mailbox,
+                request_id: Some(request_id),
+            };
+        };
+        match channels.join(wanted) {
+            Joined::Existing(mailbox) => Place {
+                mailbox,
+                request_id: None,
+            },
+            Joined::First(mailbox, channel) => {
+                let owner = Owner::Shared(channel);
+                Place {
+                    mailbox,
+                    request_id: Some(self.registry.register(now, owner, wanted.max_target)),
+                }
+            }
+        }
     }
 
     /// A miner has waited long for answers to its shares. Said once for a connection.
@@ -111,6 +159,8 @@ impl Link {
 #[derive(Debug, Default)]
 struct Registry {
     openings: Mutex<Openings>,
+    /// If miners share channels.
+    shared: Option<SharedChannels>,
     /// Whether missing answers to shares have been named in the log.
     said: AtomicBool,
 }
@@ -127,23 +177,111 @@ struct Openings {
 /// A request for a channel.
 #[derive(Debug)]
 struct Opening {
-    /// Whose it is; dead if the miner has left.
-    mailbox: Weak<Mailbox>,
+    owner: Owner,
     max_target: Target,
 }
 
+/// Whom a channel is for.
+#[derive(Debug)]
+enum Owner {
+    /// One miner; dead if it has left.
+    Miner(Weak<Mailbox>),
+    /// All that share it.
+    Shared(Arc<SharedChannel>),
+}
+
+impl Owner {
+    fn is_present(&self) -> bool {
+        match self {
+            Self::Miner(mailbox) => mailbox.strong_count() > 0,
+            Self::Shared(channel) => !channel.has_ended(),
+        }
+    }
+
+    /// `false` if nobody wants it any more.
+    fn opened(&self, channel_id: u32, extranonce_size: u16) -> bool {
+        match self {
+            Self::Miner(mailbox) => mailbox.upgrade().is_some_and(|mailbox| {
+                mailbox.opening(ChannelEvent::Opened {
+                    channel_id,
+                    extranonce_size,
+                })
+            }),
+            Self::Shared(channel) => channel.opened(channel_id, extranonce_size),
+        }
+    }
+
+    fn refused(&self, code: &str) {
+        match self {
+            Self::Miner(mailbox) => {
+                if let Some(mailbox) = mailbox.upgrade() {
+                    mailbox.opening(ChannelEvent::Refused(code.to_owned()));
+                }
+            }
+            Self::Shared(channel) => channel.refused(code),
+        }
+    }
+
+    /// `false` if nobody wants it any more.
+    fn work(&self, work: Work) -> bool {
+        match self {
+            Self::Miner(mailbox) => match mailbox.upgrade() {
+                Some(mailbox) => mailbox.work(work),
+                None => return false,
+            },
+            Self::Shared(channel) if channel.has_ended() => return false,
+            Self::Shared(channel) => channel.work(&work),
+        }
+        true
+    }
+
+    fn accepted(&self, last: u32, count: u64) {
+        match self {
+            Self::Miner(mailbox) => {
+                if let Some(mailbox) = mailbox.upgrade() {
+                    mailbox.accepted(last, count);
+                }
+            }
+            Self::Shared(channel) => channel.accepted(last, count),
+        }
+    }
+
+    /// `false` if the upstream refuses shares that nobody can have sent.
+    fn rejected(&self, sequence_number: u32, reason: RejectReason) -> bool {
+        match self {
+            Self::Miner(mailbox) => mailbox
+                .upgrade()
+                .is_none_or(|mailbox| mailbox.rejected(sequence_number, reason)),
+            Self::Shared(channel) => channel.rejected(sequence_number, reason),
+        }
+    }
+
+    /// The upstream has closed it. Nobody is its owner from then on.
+    fn closed(&mut self, reason: &str) {
+        match self {
+            Self::Miner(mailbox) => {
+                if let Some(mailbox) = std::mem::take(mailbox).upgrade() {
+                    mailbox.closed(reason.to_owned());
+                }
+            }
+            Self::Shared(channel) => channel.closed(reason),
+        }
+    }
+}
+
 impl Registry {
-    fn register(&self, now: Instant, mailbox: &Arc<Mailbox>, max_target: Target) -> u32 {
+    fn new(aggregate: bool) -> Self {
+        Self {
+            shared: aggregate.then(SharedChannels::default),
+            ..Self::default()
+        }
+    }
+
+    fn register(&self, now: Instant, owner: Owner, max_target: Target) -> u32 {
         let mut openings = self.lock();
         openings.last_request_id = openings.last_request_id.wrapping_add(1);
         let id = openings.last_request_id;
-        openings.waiting.insert(
-            id,
-            Opening {
-                mailbox: Arc::downgrade(mailbox),
-                max_target,
-            },
-        );
+        openings.waiting.insert(id, Opening { owner, max_target });
         openings.owing_since.get_or_insert(now);
         id
     }

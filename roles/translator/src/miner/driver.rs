@@ -1,18 +1,17 @@
 //! The session, its upstream, and what is on the way between them.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
+use super::attached::Attached;
 use super::{ENOUGH_OUTPUT, End, now};
 use crate::session::{ChannelEvent, Output, Request, Session};
 use crate::status::{Miner, Traffic};
-use crate::upstream::{Letters, Link, Mailbox, Outgoing};
+use crate::upstream::Link;
 
 /// At shutdown the answers to last shares are waited for no longer than this.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(3);
@@ -30,9 +29,9 @@ pub(crate) struct Driver {
     pub(super) session: Session,
     status: Arc<Miner>,
     upstream: watch::Receiver<Option<Link>>,
-    attached: Option<Attached>,
-    /// Requests that the upstream's queue did not take yet: what one line causes, at most.
-    outbox: VecDeque<Request>,
+    present: Option<Attached>,
+    /// The connection that the miner is moved away from. Boxed: it is rarely there.
+    leaving: Option<Box<Attached>>,
     pub(super) out: Output,
     /// How much of `out.bytes` the socket has taken.
     pub(super) written: usize,
@@ -41,12 +40,6 @@ pub(crate) struct Driver {
     pub(super) since_published: Traffic,
     /// Since when the miner waits for the pool's answers to its shares.
     full_since: Option<Instant>,
-}
-
-/// A living upstream connection and this miner's mail from it.
-struct Attached {
-    link: Link,
-    mailbox: Arc<Mailbox>,
 }
 
 impl Driver {
@@ -59,8 +52,8 @@ impl Driver {
             session,
             status,
             upstream,
-            attached: None,
-            outbox: VecDeque::new(),
+            present: None,
+            leaving: None,
             out: Output::default(),
             written: 0,
             asked_at: None,
@@ -80,7 +73,7 @@ impl Driver {
         if Instant::now() < due {
             return deadline.min(due);
         }
-        if let Some(Attached { link, .. }) = &self.attached {
+        if let Some(Attached { link, .. }) = &self.present {
             link.say_that_answers_are_missing(self.session.in_flight());
         }
         deadline
@@ -95,66 +88,65 @@ impl Driver {
     }
 
     pub(super) fn may_handle_more(&self) -> bool {
-        self.outbox.is_empty()
+        self.is_sent()
             && self.out.end.is_none()
             && self.out.bytes.len() < ENOUGH_OUTPUT
             && self.session.wants_lines()
     }
 
-    /// Waits until the upstream has something to say or can take more. Mail waits while the miner has not taken what was
-    /// written before: in the mailbox it coalesces.
+    /// Waits until an upstream has something to say or can take more, or there is another.
     pub(super) async fn wait(&mut self, mail: bool) {
-        let waiting = !self.outbox.is_empty();
-        let place = match &self.attached {
-            Some(Attached { link, mailbox }) => tokio::select! {
-                _ = self.upstream.changed() => None,
-                () = mailbox.arrived(), if mail => None,
-                place = link.queue.clone().reserve_owned(), if waiting => place.ok(),
+        let (present, leaving) = (&mut self.present, &mut self.leaving);
+        tokio::select! {
+            changed = self.upstream.changed() => if changed.is_err() {
+                // The supervisor has stopped: there will be no other.
+                std::future::pending::<()>().await;
             },
-            // An error says that the supervisor has stopped: nothing comes any more.
-            None => {
-                if self.upstream.changed().await.is_err() {
-                    std::future::pending::<()>().await;
+            () = async {
+                match present {
+                    Some(attached) => attached.wait(mail).await,
+                    None => std::future::pending().await,
                 }
-                None
-            }
-        };
-        // A place that was waited for is used at once: given back, it would go to the next who waits, and with many
-        // waiting nobody would ever send.
-        if let Some(place) = place
-            && let Some(outgoing) = self.next_outgoing()
-        {
-            place.send(outgoing);
+            } => {}
+            () = async {
+                match leaving {
+                    // On the heap, since few connections ever need it.
+                    Some(attached) => Box::pin(attached.wait_or_end(mail)).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
         }
     }
 
+    /// Hands the session what has come, and what has become of its upstreams.
     pub(super) fn handle_mail(&mut self) {
-        let Some(attached) = &self.attached else {
-            return self.attach();
-        };
-        let letters = attached.mailbox.take();
-        let current = self
+        self.handle_leaving_mail();
+        let now = now();
+        if let Some(present) = &self.present {
+            for event in present.take().into_events() {
+                self.session.on_channel_event(now, event, &mut self.out);
+            }
+        }
+        let newest = self
             .upstream
             .borrow_and_update()
             .as_ref()
             .map(|link| link.id);
-        let same = current == Some(attached.link.id);
-        self.deliver(letters);
-        if !same {
-            self.attached = None;
-            // What was asked of the old connection is not for the new one.
-            self.outbox.clear();
-            self.out.requests.clear();
-            self.session
-                .on_channel_event(now(), ChannelEvent::UpstreamDown, &mut self.out);
-            self.attach();
+        let present = self.present.as_ref().map(|attached| attached.link.id);
+        if present == newest {
+            return;
         }
-    }
-
-    fn deliver(&mut self, letters: Letters) {
-        let now = now();
-        for event in letters.into_events() {
-            self.session.on_channel_event(now, event, &mut self.out);
+        match self.present.take() {
+            // Another connection was made while this one goes on.
+            Some(left) if newest.is_some() && !left.has_ended() => self.move_from(left),
+            Some(_ended) => {
+                // What was asked of it is not for another.
+                self.out.requests.clear();
+                self.session
+                    .on_channel_event(now, ChannelEvent::UpstreamDown, &mut self.out);
+                self.attach();
+            }
+            None => self.attach(),
         }
     }
 
@@ -163,57 +155,70 @@ impl Driver {
         let Some(link) = self.upstream.borrow_and_update().clone() else {
             return;
         };
-        self.attached = Some(Attached {
-            link,
-            mailbox: Arc::default(),
-        });
+        self.present = Some(Attached::new(link));
         self.session
             .on_channel_event(now(), ChannelEvent::UpstreamUp, &mut self.out);
     }
 
-    /// Hands over what the session asked for, as far as the upstream's queue takes it.
-    pub(super) fn send_requests(&mut self) {
-        if self.out.requests.is_empty() && self.outbox.is_empty() {
+    /// Takes up another connection, and keeps the present one until the miner's shares on it are answered.
+    fn move_from(&mut self, mut left: Attached) {
+        let Some(link) = self.upstream.borrow_and_update().clone() else {
             return;
-        }
-        self.outbox.extend(self.out.requests.drain(..));
-        let Some(Attached { link, .. }) = &self.attached else {
-            // Without an upstream there is no channel, and what was asked of the last one has gone with it.
-            return self.outbox.clear();
         };
-        let queue = link.queue.clone();
-        while !self.outbox.is_empty() {
-            match queue.try_reserve() {
-                Ok(place) => {
-                    if let Some(outgoing) = self.next_outgoing() {
-                        place.send(outgoing);
-                    }
-                }
-                Err(TrySendError::Full(())) => return,
-                // The end of the connection is about to be told.
-                Err(TrySendError::Closed(())) => return self.outbox.clear(),
-            }
+        left.open_nothing();
+        left.send(self.out.requests.drain(..));
+        let had_channel = self.session.is_open();
+        self.session
+            .on_channel_event(now(), ChannelEvent::UpstreamMoved, &mut self.out);
+        // If the one before was not done yet, it is now.
+        self.send_farewells();
+        if had_channel {
+            self.leaving = Some(Box::new(left));
+        }
+        self.present = Some(Attached::new(link));
+    }
+
+    fn handle_leaving_mail(&mut self) {
+        let Some(leaving) = &self.leaving else { return };
+        let now = now();
+        let ended = leaving.has_ended();
+        for event in leaving.take().into_events() {
+            self.session.on_leaving_event(now, event, &mut self.out);
+        }
+        if ended {
+            self.session
+                .on_leaving_event(now, ChannelEvent::UpstreamDown, &mut self.out);
         }
     }
 
-    /// The next request, ready for the upstream's queue.
-    fn next_outgoing(&mut self) -> Option<Outgoing> {
-        let Attached { link, mailbox } = self.attached.as_mut()?;
-        let request = self.outbox.pop_front()?;
-        let request_id = if let Request::Open(open) = &request {
-            // What is left from the channel before must not be taken for the new one's.
-            let before = std::mem::take(mailbox).leave();
-            if let Some(channel_id) = before.opened() {
-                self.outbox.push_back(Request::Close { channel_id });
+    /// Hands over what the session asked for, as far as the upstreams' queues take it.
+    pub(super) fn send_requests(&mut self) {
+        if !self.out.requests.is_empty() || self.present.as_ref().is_some_and(|to| !to.is_sent()) {
+            match &mut self.present {
+                Some(present) => present.send(self.out.requests.drain(..)),
+                // Without an upstream there is no channel, and what was asked of the last one has gone with it.
+                None => self.out.requests.clear(),
             }
-            link.register(mailbox, open.max_target)
-        } else {
-            0
+        }
+        if self.leaving.is_some() {
+            self.send_farewells();
+        }
+    }
+
+    fn send_farewells(&mut self) {
+        let Some(leaving) = &mut self.leaving else {
+            return self.out.farewells.clear();
         };
-        Some(Outgoing {
-            request_id,
-            request,
-        })
+        leaving.send(self.out.farewells.drain(..));
+        if !self.session.is_leaving() && leaving.is_sent() {
+            self.leaving = None;
+        }
+    }
+
+    /// Whether the upstreams' queues have taken all that was asked.
+    fn is_sent(&self) -> bool {
+        let present = self.present.as_ref().is_none_or(Attached::is_sent);
+        present && self.leaving.as_ref().is_none_or(|to| to.is_sent())
     }
 
     pub(super) fn publish(&mut self) {
@@ -222,7 +227,7 @@ impl Driver {
         self.status.publish(|status| {
             status.traffic.add(&traffic, session.notifications());
             if status.tally != *session.tally() {
-                status.tally = session.tally().clone();
+                status.tally.clone_from(session.tally());
             }
             if status.worker.is_none() {
                 status.worker = session.worker().map(Into::into);
@@ -234,20 +239,16 @@ impl Driver {
 
     /// While it waits, a connection owns no buffer, unless there is something in it.
     pub(super) fn give_buffers_back(&mut self) {
-        if self.out.bytes.is_empty() && self.out.requests.is_empty() && self.out.end.is_none() {
+        if self.out.is_empty() {
             let spare = std::mem::take(&mut self.out);
             if spare.bytes.capacity() <= 2 * ENOUGH_OUTPUT {
                 SPARE_OUTPUT.set(spare);
             }
         }
-        if self.outbox.is_empty() {
-            self.outbox = VecDeque::new();
-        }
     }
 
     pub(super) fn borrow_buffers(&mut self) {
-        if self.out.bytes.capacity() == 0 && self.out.requests.is_empty() && self.out.end.is_none()
-        {
+        if self.out.bytes.capacity() == 0 && self.out.is_empty() {
             self.out = SPARE_OUTPUT.take();
         }
     }
@@ -260,9 +261,14 @@ impl Driver {
             patience
         };
         let deadline = tokio::time::Instant::now() + patience;
-        // A channel that was not asked for yet is not needed any more.
-        self.outbox
-            .retain(|request| !matches!(request, Request::Open(_)));
+        // On the heap, so that those who are here do not make room for it.
+        Box::pin(self.take_leave(deadline)).await;
+    }
+
+    async fn take_leave(&mut self, deadline: tokio::time::Instant) {
+        if let Some(present) = &mut self.present {
+            present.open_nothing();
+        }
         self.send_requests();
         while self.session.in_flight() > 0 {
             self.out.bytes.clear();
@@ -271,43 +277,43 @@ impl Driver {
                 break;
             }
             self.handle_mail();
-            self.keep_only_closing();
+            self.ask_for_nothing();
             self.send_requests();
         }
-        self.keep_only_closing();
-        if let Some(Attached { mailbox, .. }) = &self.attached {
-            let last = mailbox.leave();
-            self.deliver(last);
-        }
+        self.ask_for_nothing();
+        self.take_last_mail();
         self.session.abandon(&mut self.out);
         self.send_requests();
-        if !self.outbox.is_empty() {
-            // The queue is full. The channel must be closed all the same, or the upstream would feed it for ever.
-            let _ = timeout_at(deadline, self.close_channel()).await;
+        // Where a queue is full, the channel must be closed all the same, or the upstream would feed it for ever.
+        if let Some(present) = &mut self.present {
+            present.abandon();
+            present.send_all(deadline).await;
+        }
+        if let Some(leaving) = &mut self.leaving {
+            leaving.abandon();
+            leaving.send_all(deadline).await;
         }
         self.publish();
     }
 
-    /// The miner is gone, so that nothing else is to be asked.
-    fn keep_only_closing(&mut self) {
-        self.out
-            .requests
-            .retain(|request| matches!(request, Request::Close { .. }));
+    /// The miner is gone, so that nothing is to be asked but to close what is open.
+    fn ask_for_nothing(&mut self) {
+        for requests in [&mut self.out.requests, &mut self.out.farewells] {
+            requests.retain(|request| matches!(request, Request::Close { .. }));
+        }
     }
 
-    async fn close_channel(&mut self) {
-        let Some(Attached { link, .. }) = &self.attached else {
-            return;
-        };
-        while let Some(request) = self.outbox.pop_front() {
-            // Fails only if the connection is gone, and the channel with it.
-            let _ = link
-                .queue
-                .send(Outgoing {
-                    request_id: 0,
-                    request,
-                })
-                .await;
+    fn take_last_mail(&mut self) {
+        let now = now();
+        if let Some(present) = &self.present {
+            for event in present.take_last().into_events() {
+                self.session.on_channel_event(now, event, &mut self.out);
+            }
+        }
+        if let Some(leaving) = &self.leaving {
+            for event in leaving.take_last().into_events() {
+                self.session.on_leaving_event(now, event, &mut self.out);
+            }
         }
     }
 }

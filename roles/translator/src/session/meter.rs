@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use work::{Hashrate, Target};
+use work::Hashrate;
 
 /// How far back a share still counts for much. Shares come a few a minute, so less would be noise.
 const MEMORY: Duration = Duration::from_secs(120);
@@ -37,23 +37,29 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// `reported` is what the upstream was told at opening.
-    pub(super) fn new(now: Instant, reported: Hashrate) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
             updated: now,
             hashes: 0.0,
             shares: 0.0,
-            reported,
+            reported: Hashrate::ZERO,
             next_report: now + FIRST_REPORT,
         }
     }
 
-    pub(super) fn add(&mut self, now: Instant, target: &Target) {
+    /// The upstream was told this hashrate with the request for a channel.
+    pub(super) fn told(&mut self, now: Instant, hashrate: Hashrate) {
+        self.reported = hashrate;
+        self.next_report = now + FIRST_REPORT;
+    }
+
+    /// Counts a share of so many hashes.
+    pub(super) fn add(&mut self, now: Instant, work: u128) {
         self.skip_pause(now);
         self.decay(now);
         #[allow(clippy::cast_precision_loss)]
-        let hashes = target.work() as f64;
+        let hashes = work as f64;
         self.hashes += hashes;
         self.shares += 1.0;
     }
@@ -138,12 +144,12 @@ mod tests {
     #[test]
     fn a_steady_miner_is_measured_and_reported_once() {
         let start = Instant::now();
-        let mut meter = Meter::new(start, Hashrate::ZERO);
-        let target = Difficulty::new(1000.0).unwrap().target();
+        let mut meter = Meter::new(start);
+        let work = Difficulty::new(1000.0).unwrap().target().work();
         let mut reports = Vec::new();
         for second in (5..=600).step_by(5) {
             let now = start + Duration::from_secs(second);
-            meter.add(now, &target);
+            meter.add(now, work);
             reports.extend(meter.report(now));
         }
         let expected = 1000.0 * 4_294_967_296.0 / 5.0;
@@ -160,8 +166,11 @@ mod tests {
     #[test]
     fn a_silent_miner_fades() {
         let start = Instant::now();
-        let mut meter = Meter::new(start, Hashrate::ZERO);
-        meter.add(start + Duration::from_secs(60), &Difficulty::ONE.target());
+        let mut meter = Meter::new(start);
+        meter.add(
+            start + Duration::from_secs(60),
+            Difficulty::ONE.target().work(),
+        );
         let soon = meter.rate(start + Duration::from_secs(61)).value();
         let late = meter.rate(start + Duration::from_secs(661)).value();
         assert!(late < soon / 50.0 && late > 0.0);
@@ -171,12 +180,12 @@ mod tests {
     #[test]
     fn one_batch_at_the_start_does_not_hide_what_follows() {
         let start = Instant::now();
-        let mut meter = Meter::new(start, Hashrate::ZERO);
-        let target = Difficulty::ONE.target();
-        (0..20).for_each(|_| meter.add(start, &target));
+        let mut meter = Meter::new(start);
+        let work = Difficulty::ONE.target().work();
+        (0..20).for_each(|_| meter.add(start, work));
         assert_eq!(meter.known(), None);
         for second in (20..=1200).step_by(20) {
-            meter.add(start + Duration::from_secs(second), &target);
+            meter.add(start + Duration::from_secs(second), work);
         }
         let (seen, expected) = (meter.rate(meter.updated).value(), 4_294_967_296.0 / 20.0);
         assert!((seen / expected - 1.0).abs() < 0.2, "{seen} {expected}");

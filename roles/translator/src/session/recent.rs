@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use stratum_v1::ExtranonceBytes;
-use work::Target;
+use work::{Difficulty, Target};
 
 use crate::job::Job;
 
@@ -14,15 +14,51 @@ const KEPT_JOBS: usize = 16;
 /// Header hashes of one tip that are kept, 16 bytes each; half an hour at 36 shares a second.
 const KEPT_HEADERS: usize = 1 << 16;
 
+/// Ids of jobs that are sent again begin here, where no process gets with those that are new.
+const FIRST_AGAIN: u64 = 1 << 40;
+
 /// A job as it was sent to this miner.
 #[derive(Debug, Clone)]
 pub(super) struct SentJob {
+    /// By which the miner names it.
+    pub(super) id: u64,
     pub(super) job: Arc<Job>,
-    pub(super) target: Target,
+    /// Most jobs have those of the job before.
+    pub(super) terms: Arc<Terms>,
+}
+
+/// What was in force for this miner when a job was sent.
+#[derive(Debug, PartialEq)]
+pub(super) struct Terms {
+    /// Which of the session's channels takes the shares.
+    pub(super) channel: u32,
+    /// What shares must meet to count here.
+    pub(super) asked: Worth,
+    /// What shares must meet to count upstream; never easier than what is asked.
+    pub(super) upstream: Worth,
     /// What stands between the job's coinbase and extranonce1.
     pub(super) hole: ExtranonceBytes,
-    /// The bits of the version that may be rolled on this job.
+    /// The bits of the version that may be rolled.
     pub(super) version_mask: u32,
+}
+
+/// A target, with what follows from it and is needed for each share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Worth {
+    pub(super) target: Target,
+    pub(super) difficulty: Difficulty,
+    /// Hashes expected for a share.
+    pub(super) work: u128,
+}
+
+impl Worth {
+    pub(super) fn of(target: Target) -> Self {
+        Self {
+            target,
+            difficulty: target.difficulty(),
+            work: target.work(),
+        }
+    }
 }
 
 /// Jobs of the current tip, and what was found on it.
@@ -30,24 +66,12 @@ pub(super) struct SentJob {
 pub(super) struct Recent {
     jobs: VecDeque<SentJob>,
     headers: HashSet<u128>,
-    orphaned: bool,
-}
-
-/// What became of looking for a job.
-pub(super) enum Lookup<'a> {
-    Found(&'a SentJob),
-    /// It was sent, but its upstream connection is gone.
-    Orphaned,
-    Unknown,
+    sent_again: u64,
 }
 
 impl Recent {
-    pub(super) fn find(&self, id: u64) -> Lookup<'_> {
-        match self.jobs.iter().rev().find(|sent| sent.job.id == id) {
-            Some(_) if self.orphaned => Lookup::Orphaned,
-            Some(sent) => Lookup::Found(sent),
-            None => Lookup::Unknown,
-        }
+    pub(super) fn find(&self, id: u64) -> Option<&SentJob> {
+        self.jobs.iter().rev().find(|sent| sent.id == id)
     }
 
     pub(super) fn newest(&self) -> Option<&SentJob> {
@@ -57,30 +81,60 @@ impl Recent {
     /// The miner has agreed on other bits of the version, for the jobs that it has too.
     pub(super) fn roll_with(&mut self, mask: u32) {
         for sent in &mut self.jobs {
-            sent.version_mask = if sent.job.version_rolling { mask } else { 0 };
+            let version_mask = if sent.job.version_rolling { mask } else { 0 };
+            if sent.terms.version_mask != version_mask {
+                sent.terms = Arc::new(Terms {
+                    version_mask,
+                    ..*sent.terms
+                });
+            }
         }
     }
 
-    /// Adds a job that is about to be sent. Says whether it makes all earlier work worthless.
-    pub(super) fn push(&mut self, sent: SentJob) -> bool {
-        let clean = self.orphaned
-            || self
-                .newest()
-                .is_none_or(|newest| newest.job.tip() != sent.job.tip());
-        if clean {
-            *self = Self::default();
-        } else if self.jobs.len() == KEPT_JOBS {
+    /// Adds a job that is about to be sent, with terms that hold from now on. Says whether the miner must drop what it has.
+    ///
+    /// Only another tip makes earlier work worthless. Another channel or prefix does not: the miner is told to move on, and
+    /// what it still sends is judged by what it was sent with.
+    pub(super) fn push(&mut self, job: Arc<Job>, terms: Terms) -> bool {
+        let newest = self.jobs.back();
+        let tip_changed = newest.is_none_or(|newest| newest.job.tip() != job.tip());
+        let moved = newest.is_some_and(|newest| {
+            (newest.terms.channel, newest.terms.hole) != (terms.channel, terms.hole)
+        });
+        let terms = match newest {
+            Some(newest) if *newest.terms == terms => Arc::clone(&newest.terms),
+            _ => Arc::new(terms),
+        };
+        if tip_changed {
+            self.jobs.clear();
+            self.headers = HashSet::new();
+        }
+        let id = job.id;
+        self.keep(SentJob { id, job, terms });
+        tip_changed || moved
+    }
+
+    /// Adds the newest job once more, with another target. Gives what is to be sent, if there is a job.
+    pub(super) fn push_again(&mut self, asked: Worth) -> Option<&SentJob> {
+        let newest = self.jobs.back()?;
+        let again = SentJob {
+            id: FIRST_AGAIN + self.sent_again,
+            job: Arc::clone(&newest.job),
+            terms: Arc::new(Terms {
+                asked,
+                ..*newest.terms
+            }),
+        };
+        self.sent_again += 1;
+        self.keep(again);
+        self.jobs.back()
+    }
+
+    fn keep(&mut self, sent: SentJob) {
+        if self.jobs.len() == KEPT_JOBS {
             self.jobs.pop_front();
         }
-        let moved = self.newest().is_some_and(|newest| newest.hole != sent.hole);
         self.jobs.push_back(sent);
-        clean || moved
-    }
-
-    /// The upstream connection is gone: nobody takes shares for these jobs any more.
-    pub(super) fn orphan(&mut self) {
-        self.orphaned = true;
-        self.headers = HashSet::new();
     }
 
     /// Notes a header; `false` if it was noted before.

@@ -7,6 +7,7 @@ use stratum_v1::{
 };
 use work::{Difficulty, Target};
 
+use super::worker::Worker;
 use super::{EXTRANONCE1_SIZE, EndReason, Now, Output, RejectReason, Session};
 
 /// The longest user name; firmware of the field takes no longer one, and SV2 takes 255 bytes.
@@ -122,7 +123,7 @@ impl Session {
                 "user name is too long for the pool's identity",
             );
         }
-        if !self.workers.iter().any(|known| **known == *name) {
+        if !self.workers.iter().any(|known| *known.name == *name) {
             if self.workers.len() == MAX_WORKERS {
                 return refuse(
                     out,
@@ -131,7 +132,12 @@ impl Session {
                     "too many workers on this connection",
                 );
             }
-            self.workers.push(name.into());
+            let of_shares = self.settings.worker_name(&name);
+            self.workers.reserve_exact(1);
+            self.workers.push(Worker {
+                name: name.into(),
+                of_shares,
+            });
         }
         if let Some(password) = password {
             self.wishes.read_password(&password.decode());
@@ -224,10 +230,6 @@ impl Session {
             Err(error) => refuse(out, id, ErrorCode::Other, &error.to_string()),
         }
         self.pass_on_wishes(now, out);
-    }
-
-    pub(super) fn is_authorized(&self, worker: Text<'_>) -> bool {
-        self.workers.iter().any(|known| worker == **known)
     }
 }
 

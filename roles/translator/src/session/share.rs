@@ -1,13 +1,14 @@
 //! A share's way: judged here first, so that a miner's mistake costs the upstream nothing, then forwarded.
 
+use std::sync::Arc;
+
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, Submit};
 
-use super::channel::{InFlight, Stage};
-use super::recent::{Lookup, SentJob};
+use super::recent::{SentJob, Terms};
 use super::request::{accept, refuse};
-use super::{
-    Acknowledge, EXTRANONCE1_SIZE, Now, Output, RejectReason, Request, Session, ShareSubmission,
-};
+use super::upstream::{self, Stage};
+use super::worker::WorkerName;
+use super::{Acknowledge, Now, Output, RejectReason, Request, Session};
 
 /// How far ahead of its job's time a header's may be: what Bitcoin's nodes accept (`MAX_FUTURE_BLOCK_TIME`).
 const MAX_FUTURE_SECONDS: u32 = 2 * 60 * 60;
@@ -29,13 +30,10 @@ impl Session {
         } else {
             self.judge(submit)
         };
-        match judged {
-            Ok(share) => self.forward(now, id, &share, out),
-            Err(reason) => {
-                self.tally.reject(reason);
-                let (code, message) = answer_to(reason);
-                refuse(out, id, code, message);
-            }
+        if let Err(reason) = judged.and_then(|share| self.take(now, id, &share, out)) {
+            self.tally.reject(reason);
+            let (code, message) = answer_to(reason);
+            refuse(out, id, code, message);
         }
     }
 
@@ -43,15 +41,17 @@ impl Session {
         if !self.subscribed {
             return Err(RejectReason::NotSubscribed);
         }
-        if !self.is_authorized(submit.worker) {
-            return Err(RejectReason::Unauthorized);
+        let worker = self
+            .workers
+            .iter()
+            .find(|known| submit.worker == *known.name)
+            .ok_or(RejectReason::Unauthorized)?;
+        let sent = job_id(submit)
+            .and_then(|id| self.recent.find(id))
+            .ok_or(RejectReason::JobNotFound)?;
+        if !self.takes_shares(sent.terms.channel) {
+            return Err(RejectReason::UpstreamGone);
         }
-        let id = job_id(submit).ok_or(RejectReason::JobNotFound)?;
-        let sent = match self.recent.find(id) {
-            Lookup::Found(sent) => sent,
-            Lookup::Orphaned => return Err(RejectReason::UpstreamGone),
-            Lookup::Unknown => return Err(RejectReason::JobNotFound),
-        };
         if submit.extranonce2.len() != usize::from(self.settings.extranonce2_size) {
             return Err(RejectReason::BadExtranonce);
         }
@@ -61,21 +61,23 @@ impl Session {
             return Err(RejectReason::BadTime);
         }
         let version = rolled_version(sent, submit.version_bits)?;
-        let extranonce = [&*sent.hole, &self.extranonce1, &*submit.extranonce2];
+        let extranonce = [&*sent.terms.hole, &self.extranonce1, &*submit.extranonce2];
         let hash = sent
             .job
             .header(extranonce, version, submit.ntime, submit.nonce)
             .hash();
-        if !sent.target.is_met_by(&hash) {
+        if !sent.terms.asked.target.is_met_by(&hash) {
             return Err(RejectReason::LowDifficulty);
         }
         let valid = Valid {
+            terms: Arc::clone(&sent.terms),
+            for_upstream: sent.terms.upstream.target.is_met_by(&hash),
             job_id: sent.job.upstream_id,
-            target: sent.target,
             version,
             ntime: submit.ntime,
             nonce: submit.nonce,
             extranonce2: submit.extranonce2,
+            worker: worker.of_shares,
         };
         if !self.recent.note(&hash) {
             return Err(RejectReason::Duplicate);
@@ -83,49 +85,44 @@ impl Session {
         Ok(valid)
     }
 
-    fn forward(&mut self, now: Now, id: Id<'_>, share: &Valid, out: &mut Output) {
-        let Stage::Open(channel) = &mut self.stage else {
-            // Jobs are orphaned when the channel goes, so this cannot be; if it were, the share went nowhere.
-            self.tally.reject(RejectReason::UpstreamGone);
-            let (code, message) = answer_to(RejectReason::UpstreamGone);
-            return refuse(out, id, code, message);
+    /// A valid share goes to its channel, or counts here if the channel asks for more.
+    fn take(
+        &mut self,
+        now: Now,
+        id: Id<'_>,
+        share: &Valid,
+        out: &mut Output,
+    ) -> Result<(), RejectReason> {
+        let (channel, route) =
+            upstream::channel(&mut self.stage, &mut self.leaving, share.terms.channel)
+                .ok_or(RejectReason::UpstreamGone)?;
+        let later = share.for_upstream && self.settings.acknowledge == Acknowledge::Upstream;
+        if share.for_upstream {
+            let answer_to = (later && !id.is_absent()).then(|| id.json().into());
+            let submission = channel.forward(share, self.extranonce1, answer_to, &mut self.tally);
+            out.for_route(route).push(Request::Submit(submission));
+        } else {
+            self.tally.keep(share.terms.asked.work);
+        }
+        if !later {
+            self.tally.told_accepted += 1;
+            accept(out, id);
+        }
+        self.measure(now, share.terms.asked.work, out);
+        self.share_is_valid(now, &share.terms, out);
+        Ok(())
+    }
+
+    /// Counts a share's work, and tells the upstream what it should know.
+    fn measure(&mut self, now: Now, work: u128, out: &mut Output) {
+        let Some(meter) = &mut self.meter else { return };
+        meter.add(now.instant, work);
+        let Some(hashrate) = meter.report(now.instant) else {
+            return;
         };
-        let mut extranonce = [0; 32];
-        let padding = channel.padding;
-        let size = padding + EXTRANONCE1_SIZE + share.extranonce2.len();
-        extranonce[padding..padding + EXTRANONCE1_SIZE].copy_from_slice(&self.extranonce1);
-        extranonce[padding + EXTRANONCE1_SIZE..size].copy_from_slice(&share.extranonce2);
-        channel.sequence_number = channel.sequence_number.wrapping_add(1);
-        let submission = ShareSubmission {
-            channel_id: channel.id,
-            sequence_number: channel.sequence_number,
-            job_id: share.job_id,
-            nonce: share.nonce,
-            ntime: share.ntime,
-            version: share.version,
-            extranonce: ExtranonceBytes::new(&extranonce[..size]).unwrap_or_default(),
-        };
-        channel.meter.add(now.instant, &share.target);
-        let report = channel.meter.report(now.instant);
-        let told = match self.settings.acknowledge {
-            Acknowledge::Local => {
-                self.tally.told_accepted += 1;
-                accept(out, id);
-                None
-            }
-            Acknowledge::Upstream => (!id.is_absent()).then(|| id.json().into()),
-        };
-        channel.in_flight.push_back(InFlight {
-            sequence_number: submission.sequence_number,
-            work: share.target.work(),
-            answer_to: told,
-        });
-        self.tally.forwarded += 1;
-        self.tally.in_flight += 1;
-        out.requests.push(Request::Submit(submission));
-        if let Some(hashrate) = report {
+        if let Stage::Open(channel) = &self.stage {
             out.requests.push(Request::Update {
-                channel_id: submission.channel_id,
+                channel_id: channel.id,
                 hashrate,
                 max_target: self.max_target(),
             });
@@ -134,13 +131,17 @@ impl Session {
 }
 
 /// A share that passed every check.
-struct Valid {
-    job_id: u32,
-    target: work::Target,
-    version: u32,
-    ntime: u32,
-    nonce: u32,
-    extranonce2: ExtranonceBytes,
+pub(super) struct Valid {
+    pub(super) terms: Arc<Terms>,
+    /// It meets the channel's target too.
+    for_upstream: bool,
+    pub(super) job_id: u32,
+    pub(super) version: u32,
+    pub(super) ntime: u32,
+    pub(super) nonce: u32,
+    pub(super) extranonce2: ExtranonceBytes,
+    /// Who found it, where shares say so.
+    pub(super) worker: Option<WorkerName>,
 }
 
 fn job_id(submit: &Submit<'_>) -> Option<u64> {
@@ -150,7 +151,7 @@ fn job_id(submit: &Submit<'_>) -> Option<u64> {
 
 /// The job's version with the miner's bits (BIP 310). A miner that never negotiated may send bits all the same.
 fn rolled_version(sent: &SentJob, bits: Option<u32>) -> Result<u32, RejectReason> {
-    let mask = sent.version_mask;
+    let mask = sent.terms.version_mask;
     match bits {
         None => Ok(sent.job.version),
         Some(bits) if bits & !mask != 0 => Err(RejectReason::BadVersion),

@@ -1,33 +1,63 @@
 //! What became of a miner's shares. Each is counted once, and the counts add up.
 
 /// Counts of one miner, or sums of them: `submitted = accepted + rejected + lost + in flight`, always.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// `mining.submit`s that came, well-formed or not.
     pub submitted: u64,
     /// Sent to the upstream.
     pub forwarded: u64,
-    /// Acknowledged by the upstream.
+    /// Acknowledged by the upstream, or kept.
     pub accepted: u64,
+    /// Accepted ones that the upstream was not told of: they meet what the miner was asked for and not its channel's target.
+    pub kept: u64,
     /// Answered with `true` to the miner, which is another question than whether the upstream took it.
     pub told_accepted: u64,
     /// Forwarded and not answered yet.
     pub in_flight: u64,
-    /// Work of the accepted shares: hashes expected for the targets that were asked.
+    /// Work of the accepted shares: hashes expected for the targets that the miner was asked for.
     pub accepted_work: u128,
+    /// Work of the acknowledged shares: hashes expected for the targets of their channels, which is what the upstream credits.
+    pub upstream_work: u128,
+    /// Most miners have none of them.
+    failed: Option<Box<Failed>>,
+}
+
+/// What was not accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Failed {
     rejected: [u64; RejectReason::ALL.len()],
     lost: [u64; LossReason::ALL.len()],
+}
+
+impl Clone for Tally {
+    fn clone(&self) -> Self {
+        Self {
+            failed: self.failed.clone(),
+            ..*self
+        }
+    }
+
+    /// Needs no memory where there is some already: a miner's task calls it all the time.
+    fn clone_from(&mut self, source: &Self) {
+        let mut failed = self.failed.take();
+        match (&mut failed, &source.failed) {
+            (Some(old), Some(new)) => **old = **new,
+            (old, new) => *old = new.clone(),
+        }
+        *self = Self { failed, ..*source };
+    }
 }
 
 impl Tally {
     /// Shares refused here or by the upstream.
     pub fn rejected(&self) -> u64 {
-        self.rejected.iter().sum()
+        self.rejections().map(|(_, count)| count).sum()
     }
 
     /// Shares whose fate is unknown.
     pub fn lost(&self) -> u64 {
-        self.lost.iter().sum()
+        self.losses().map(|(_, count)| count).sum()
     }
 
     /// Refused shares by reason, without those that are zero.
@@ -42,16 +72,20 @@ impl Tally {
 
     /// Refused shares by every reason that there is.
     pub fn rejections(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        RejectReason::ALL
-            .iter()
-            .map(|reason| (reason.name(), self.rejected[*reason as usize]))
+        let counts = self.failed.as_ref().map(|failed| failed.rejected);
+        RejectReason::ALL.iter().map(move |reason| {
+            let count = counts.map_or(0, |counts| counts[*reason as usize]);
+            (reason.name(), count)
+        })
     }
 
     /// Lost shares by every reason that there is.
     pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        LossReason::ALL
-            .iter()
-            .map(|reason| (reason.name(), self.lost[*reason as usize]))
+        let counts = self.failed.as_ref().map(|failed| failed.lost);
+        LossReason::ALL.iter().map(move |reason| {
+            let count = counts.map_or(0, |counts| counts[*reason as usize]);
+            (reason.name(), count)
+        })
     }
 
     /// Adds another tally.
@@ -59,26 +93,43 @@ impl Tally {
         self.submitted += other.submitted;
         self.forwarded += other.forwarded;
         self.accepted += other.accepted;
+        self.kept += other.kept;
         self.told_accepted += other.told_accepted;
         self.in_flight += other.in_flight;
         self.accepted_work = self.accepted_work.saturating_add(other.accepted_work);
-        self.rejected
-            .iter_mut()
-            .zip(other.rejected)
-            .for_each(|(sum, count)| *sum += count);
-        self.lost
-            .iter_mut()
-            .zip(other.lost)
-            .for_each(|(sum, count)| *sum += count);
+        self.upstream_work = self.upstream_work.saturating_add(other.upstream_work);
+        if let Some(theirs) = &other.failed {
+            let ours = self.failed.get_or_insert_default();
+            let rejected = ours.rejected.iter_mut().zip(theirs.rejected);
+            let lost = ours.lost.iter_mut().zip(theirs.lost);
+            rejected.chain(lost).for_each(|(sum, count)| *sum += count);
+        }
+    }
+
+    /// The upstream took a share, of that worth for the miner and for the upstream.
+    pub(crate) fn acknowledged(&mut self, [work, upstream_work]: [u128; 2]) {
+        self.in_flight -= 1;
+        self.accepted += 1;
+        self.accepted_work = self.accepted_work.saturating_add(work);
+        self.upstream_work = self.upstream_work.saturating_add(upstream_work);
+    }
+
+    /// A share counts here and goes no further.
+    pub(crate) fn keep(&mut self, work: u128) {
+        self.accepted += 1;
+        self.kept += 1;
+        self.accepted_work = self.accepted_work.saturating_add(work);
     }
 
     pub(crate) fn reject(&mut self, reason: RejectReason) {
-        self.rejected[reason as usize] += 1;
+        self.failed.get_or_insert_default().rejected[reason as usize] += 1;
     }
 
     pub(crate) fn lose(&mut self, reason: LossReason, shares: u64) {
-        self.lost[reason as usize] += shares;
-        self.in_flight -= shares;
+        if shares > 0 {
+            self.failed.get_or_insert_default().lost[reason as usize] += shares;
+            self.in_flight -= shares;
+        }
     }
 }
 

@@ -35,6 +35,8 @@ impl Conversation {
             version_mask: 0x1fff_e000,
             nominal_hashrate: Hashrate::ZERO,
             max_target: Target::MAX,
+            hardest_target: Target::MIN,
+            aggregate: None,
             user_identity: Identity::default(),
             user_agents: crate::UserAgents::default(),
             acknowledge: Acknowledge::Local,

@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stratum_core::common_messages_sv2::MESSAGE_TYPE_RECONNECT;
-use stratum_core::mining_sv2::{
-    CloseChannel, OpenExtendedMiningChannel, SubmitSharesExtended, UpdateChannel,
-};
-use stratum_core::parsers_sv2::{CommonMessages, Mining};
+use stratum_core::parsers_sv2::CommonMessages;
 use sv2_connection::{Connection, Frame, FrameBuffer, MalformedMessage, Reader, Writer};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, sleep};
 use tokio_util::sync::CancellationToken;
-use work::Hashrate;
 
+use super::encode::{encode, push_update};
 use super::router::Router;
+use super::shared::SharedChannels;
 use super::vitals::{Patience, Vitals};
 use super::{LastIdentity, Link, Outgoing, Plan, Registry, UpstreamError};
 use crate::session::Request;
+
+/// The least time between two reports of what a shared channel's miners do.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Requests that are sealed and written together.
 const BATCH: usize = 256;
@@ -58,7 +59,7 @@ pub(super) struct Asked {
 
 impl Established {
     pub(super) fn new(connection: Connection, id: u64, plan: &Plan) -> Self {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(Registry::new(plan.aggregate));
         let (sender, outgoing) = mpsc::channel(plan.queue);
         Self {
             reader: connection.reader,
@@ -69,6 +70,7 @@ impl Established {
                 id,
                 queue: sender,
                 registry,
+                worker_names: false,
             },
             patience: plan.patience,
             last_identity: plan.last_identity.clone(),
@@ -92,14 +94,16 @@ impl Established {
             queue: self.link.queue.downgrade(),
             asked: Some(leash.asked),
         };
+        let writing = Writing {
+            writer: self.writer,
+            outgoing: self.outgoing,
+            registry: Arc::clone(&registry),
+            vitals: Arc::clone(&vitals),
+            last_identity: self.last_identity,
+            worker_names: self.link.worker_names,
+        };
         drop(self.link);
-        let writing = write(
-            self.writer,
-            self.outgoing,
-            Arc::clone(&vitals),
-            self.last_identity,
-        );
-        let mut writing = tokio::spawn(writing);
+        let mut writing = tokio::spawn(writing.run());
         let retired = async {
             leash.retire.cancelled().await;
             sleep(DRAIN_LIMIT).await;
@@ -169,6 +173,7 @@ impl Reading {
             let close = Outgoing {
                 request_id: 0,
                 request: Request::Close { channel_id },
+                mailbox: None,
             };
             if queue.try_send(close).is_err() {
                 self.router.unwanted().push(channel_id);
@@ -208,69 +213,61 @@ async fn until_unwell(registry: &Registry, vitals: &Vitals, patience: &Patience)
     }
 }
 
-async fn write(
-    mut writer: Writer,
-    mut outgoing: mpsc::Receiver<Outgoing>,
+/// The task that seals and writes.
+struct Writing {
+    writer: Writer,
+    outgoing: mpsc::Receiver<Outgoing>,
+    registry: Arc<Registry>,
     vitals: Arc<Vitals>,
     last_identity: LastIdentity,
-) -> Result<(), UpstreamError> {
-    let mut frames = FrameBuffer::new();
-    let mut batch = Vec::new();
-    while outgoing.recv_many(&mut batch, BATCH).await > 0 {
+    worker_names: bool,
+}
+
+impl Writing {
+    async fn run(mut self) -> Result<(), UpstreamError> {
+        let mut frames = FrameBuffer::new();
+        let mut batch = Vec::new();
+        let mut updates = tokio::time::interval(UPDATE_INTERVAL);
+        updates.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let taken = tokio::select! {
+                taken = self.outgoing.recv_many(&mut batch, BATCH) => Some(taken),
+                _ = updates.tick(), if self.registry.shared.is_some() => None,
+            };
+            match taken {
+                Some(0) => return Ok(()),
+                Some(_) => self.encode(&mut batch, &mut frames)?,
+                None => {
+                    for update in self
+                        .registry
+                        .shared
+                        .iter()
+                        .flat_map(SharedChannels::updates)
+                    {
+                        push_update(&update, &mut frames)?;
+                    }
+                }
+            }
+            self.writer.write(&mut frames).await?;
+        }
+    }
+
+    fn encode(
+        &self,
+        batch: &mut Vec<Outgoing>,
+        frames: &mut FrameBuffer,
+    ) -> Result<(), MalformedMessage> {
         let mut shares = 0;
-        for request in batch.drain(..) {
-            encode(&request, &mut frames)?;
-            match request.request {
+        for outgoing in batch.drain(..) {
+            encode(&outgoing, self.worker_names, frames)?;
+            match outgoing.request {
                 Request::Submit(_) => shares += 1,
-                Request::Open(open) => last_identity.set(open.user_identity),
-                Request::Close { .. } => vitals.channel_closed(),
+                Request::Open(open) => self.last_identity.set(open.user_identity),
+                Request::Close { .. } => self.vitals.channel_closed(),
                 Request::Update { .. } => {}
             }
         }
-        vitals.forwarded(shares);
-        writer.write(&mut frames).await?;
+        self.vitals.forwarded(shares);
+        Ok(())
     }
-    Ok(())
-}
-
-fn encode(outgoing: &Outgoing, frames: &mut FrameBuffer) -> Result<(), MalformedMessage> {
-    match &outgoing.request {
-        Request::Submit(share) => frames.push(Mining::SubmitSharesExtended(SubmitSharesExtended {
-            channel_id: share.channel_id,
-            sequence_number: share.sequence_number,
-            job_id: share.job_id,
-            nonce: share.nonce,
-            ntime: share.ntime,
-            version: share.version,
-            extranonce: (&*share.extranonce).try_into()?,
-        })),
-        Request::Open(open) => frames.push(Mining::OpenExtendedMiningChannel(
-            OpenExtendedMiningChannel {
-                request_id: outgoing.request_id,
-                user_identity: (&*open.user_identity).try_into()?,
-                nominal_hash_rate: single_precision(open.hashrate),
-                max_target: (&open.max_target.to_le_bytes()).into(),
-                min_extranonce_size: open.min_extranonce_size,
-            },
-        )),
-        Request::Update {
-            channel_id,
-            hashrate,
-            max_target,
-        } => frames.push(Mining::UpdateChannel(UpdateChannel {
-            channel_id: *channel_id,
-            nominal_hash_rate: single_precision(*hashrate),
-            maximum_target: (&max_target.to_le_bytes()).into(),
-        })),
-        Request::Close { channel_id } => frames.push(Mining::CloseChannel(CloseChannel {
-            channel_id: *channel_id,
-            reason_code: "miner-disconnected".try_into()?,
-        })),
-    }
-}
-
-/// The protocol has 32 bits for a hashrate. Finite stays finite.
-#[allow(clippy::cast_possible_truncation)]
-fn single_precision(hashrate: Hashrate) -> f32 {
-    hashrate.value().min(f32::MAX.into()) as f32
 }

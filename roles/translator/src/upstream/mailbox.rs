@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::shared::Membership;
 use crate::job::Work;
 use crate::session::{ChannelEvent, RejectReason};
 
@@ -20,6 +21,8 @@ const MAX_REFUSALS: usize = 1 << 16;
 pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
     arrived: Notify,
+    /// The miner's place, if it shares the channel.
+    membership: Option<Membership>,
 }
 
 /// Everything that has come since the last time, coalesced.
@@ -35,6 +38,19 @@ pub(crate) struct Letters {
 }
 
 impl Mailbox {
+    /// For a miner that shares a channel.
+    pub(super) fn of(membership: Membership) -> Self {
+        Self {
+            membership: Some(membership),
+            ..Self::default()
+        }
+    }
+
+    /// The miner's place, if it shares the channel.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
+    }
+
     /// Waits for mail. It may come back without any.
     pub(crate) fn arrived(&self) -> Notified<'_> {
         self.arrived.notified()

@@ -1,6 +1,5 @@
 //! Tries a pool that miners may go back to, as a miner would: connects, opens a channel, and waits for work.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,7 +9,7 @@ use work::Target;
 
 use super::connection::Leash;
 use super::dial::dial;
-use super::{Link, Mailbox, Outgoing, Plan, Upstream, UpstreamError};
+use super::{Link, Outgoing, Place, Plan, Upstream, UpstreamError};
 use crate::session::{ChannelEvent, OpenChannel, Request};
 
 /// Bytes; as many as any miner needs.
@@ -51,19 +50,25 @@ async fn prove(link: Link, plan: &Plan) -> Result<Link, UpstreamError> {
         // Nobody mines yet, so set-up is all that can be tried.
         return Ok(link);
     };
-    let mailbox = Arc::<Mailbox>::default();
     let open = OpenChannel {
         user_identity,
         hashrate: plan.nominal_hashrate,
         max_target: Target::MAX,
         min_extranonce_size: EXTRANONCE_SIZE,
     };
-    let request = Outgoing {
-        request_id: link.register(&mailbox, open.max_target),
-        request: Request::Open(open),
-    };
-    // Fails only if the connection is gone, which says so itself.
-    let _ = link.queue.send(request).await;
+    let Place {
+        mailbox,
+        request_id,
+    } = link.place(&open);
+    if let Some(request_id) = request_id {
+        let request = Outgoing {
+            request_id,
+            request: Request::Open(open),
+            mailbox: None,
+        };
+        // Fails only if the connection is gone, which says so itself.
+        let _ = link.queue.send(request).await;
+    }
     loop {
         mailbox.arrived().await;
         for event in mailbox.take().into_events() {

@@ -4,8 +4,8 @@
 //! active, and makes each job once however many channels mine it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use stratum_core::{
@@ -17,9 +17,9 @@ use stratum_v1::ExtranonceBytes;
 use sv2_connection::Frame;
 use work::Target;
 
-use super::{Mailbox, Opening, Registry, UpstreamError};
+use super::{Opening, Owner, Registry, UpstreamError};
 use crate::job::{Job, JobParts, Tip, Work};
-use crate::session::{ChannelEvent, RejectReason};
+use crate::session::RejectReason;
 
 /// Future jobs that are kept for one channel or group; the oldest go first.
 const MAX_FUTURE_JOBS: usize = 16;
@@ -43,7 +43,7 @@ pub(super) struct Router {
 
 #[derive(Debug)]
 struct Channel {
-    mailbox: Weak<Mailbox>,
+    owner: Owner,
     group: u32,
     target: Target,
     /// The easiest that was agreed to.
@@ -81,8 +81,8 @@ impl Router {
         let message_type = frame.message_type;
         match frame.mining()? {
             Mining::SubmitSharesSuccess(message) => {
-                if let Some(mailbox) = self.mailbox(message.channel_id) {
-                    mailbox.accepted(
+                if let Some(channel) = self.channels.get(&message.channel_id) {
+                    channel.owner.accepted(
                         message.last_sequence_number,
                         message.new_submits_accepted_count.into(),
                     );
@@ -91,8 +91,9 @@ impl Router {
             Mining::SubmitSharesError(message) => {
                 let code = message.error_code.as_utf8_or_hex();
                 tracing::debug!(channel = message.channel_id, share = message.sequence_number, %code, "share refused");
-                if let Some(mailbox) = self.mailbox(message.channel_id)
-                    && !mailbox
+                if let Some(channel) = self.channels.get(&message.channel_id)
+                    && !channel
+                        .owner
                         .rejected(message.sequence_number, RejectReason::from_upstream(&code))
                 {
                     return Err(UpstreamError::Implausible);
@@ -133,20 +134,13 @@ impl Router {
             Mining::OpenMiningChannelError(message) => {
                 let code = message.error_code.as_utf8_or_hex();
                 tracing::warn!(%code, "the upstream refused a channel");
-                if let Some(opening) = self.registry.answer(Instant::now(), message.request_id)
-                    && let Some(mailbox) = opening.mailbox.upgrade()
-                {
-                    mailbox.opening(ChannelEvent::Refused(code));
+                if let Some(opening) = self.registry.answer(Instant::now(), message.request_id) {
+                    opening.owner.refused(&code);
                 }
             }
             Mining::CloseChannel(message) => {
                 let reason = message.reason_code.as_utf8_or_hex();
-                self.addressed(message.channel_id, |channel| {
-                    if let Some(mailbox) = channel.mailbox.upgrade() {
-                        mailbox.closed(reason.clone());
-                    }
-                    channel.mailbox = Weak::new();
-                });
+                self.addressed(message.channel_id, |channel| channel.owner.closed(&reason));
                 self.sweep();
             }
             Mining::UpdateChannelError(message) => {
@@ -167,17 +161,10 @@ impl Router {
         &mut self,
         message: &OpenExtendedMiningChannelSuccess<'_>,
     ) -> Result<(), UpstreamError> {
-        let Opening {
-            mailbox,
-            max_target,
-        } = self
+        let Opening { owner, max_target } = self
             .registry
             .answer(Instant::now(), message.request_id)
             .ok_or(UpstreamError::Unasked)?;
-        let Some(mailbox) = mailbox.upgrade() else {
-            self.unwanted.push(message.channel_id);
-            return Ok(());
-        };
         let extranonce_size = usize::from(message.extranonce_size);
         let target = Target::from_le_bytes(*message.target.as_array())
             .ok()
@@ -185,22 +172,16 @@ impl Router {
         let (Some(target), Some(extranonce_prefix)) =
             (target, prefix(&message.extranonce_prefix, extranonce_size))
         else {
-            mailbox.opening(ChannelEvent::Refused(
-                "its answer holds an impossible target or extranonce".into(),
-            ));
+            owner.refused("its answer holds an impossible target or extranonce");
             self.unwanted.push(message.channel_id);
             return Ok(());
         };
-        let opened = ChannelEvent::Opened {
-            channel_id: message.channel_id,
-            extranonce_size: message.extranonce_size,
-        };
-        if !mailbox.opening(opened) {
+        if !owner.opened(message.channel_id, message.extranonce_size) {
             self.unwanted.push(message.channel_id);
             return Ok(());
         }
         let channel = Channel {
-            mailbox: Arc::downgrade(&mailbox),
+            owner,
             group: message.group_channel_id,
             target,
             max_target,
@@ -308,13 +289,13 @@ impl Router {
             }
         };
         let mut gone = false;
-        self.addressed(id, |channel| match channel.mailbox.upgrade() {
-            Some(mailbox) => mailbox.work(Work {
+        self.addressed(id, |channel| {
+            let work = Work {
                 job: Arc::clone(&job),
                 target: channel.target,
                 extranonce_prefix: channel.extranonce_prefix,
-            }),
-            None => gone = true,
+            };
+            gone |= !channel.owner.work(work);
         });
         if gone {
             self.sweep();
@@ -333,15 +314,11 @@ impl Router {
         }
     }
 
-    fn mailbox(&self, channel_id: u32) -> Option<Arc<Mailbox>> {
-        self.channels.get(&channel_id)?.mailbox.upgrade()
-    }
-
     /// Forgets the channels of miners that have left.
     fn sweep(&mut self) {
         let feeds = &mut self.feeds;
         self.channels.retain(|id, channel| {
-            let present = channel.mailbox.strong_count() > 0;
+            let present = channel.owner.is_present();
             if !present {
                 feeds.remove(id);
             }

@@ -50,7 +50,7 @@ fn a_refused_channel_is_asked_for_again_ever_more_rarely_and_the_miner_stays() {
     miner.requests();
     let mut asked = 0;
     for _ in 0..3600 {
-        if miner.session.channel_deadline().is_none() {
+        if miner.session.upstream_deadline().is_none() {
             let heard = miner.event(ChannelEvent::Refused("unknown-user".into()));
             assert!(heard[0].contains("client.show_message"), "{heard:?}");
         }

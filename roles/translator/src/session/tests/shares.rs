@@ -45,6 +45,7 @@ fn a_share_goes_upstream_exactly_as_the_miner_hashed_it() {
         version: 0x2000_2000,
         // Two bytes of padding, our extranonce1, and the miner's own: the ten bytes of the channel.
         extranonce: ExtranonceBytes::new(&[0, 0, 1, 2, 3, 4, 0x0a, 0x0b, 0x0c, 0x0d]).unwrap(),
+        worker: None,
     };
     assert_eq!(miner.shares(), [expected]);
 }

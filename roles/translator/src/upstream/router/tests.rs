@@ -13,6 +13,8 @@ use sv2_connection::FrameBuffer;
 use work::Difficulty;
 
 use super::*;
+use crate::session::ChannelEvent;
+use crate::upstream::Mailbox;
 
 const GROUP: u32 = 100;
 
@@ -43,7 +45,7 @@ impl Pool {
         let mailbox = Arc::default();
         let request_id = self
             .registry
-            .register(Instant::now(), &mailbox, Target::MAX);
+            .register(Instant::now(), owner(&mailbox), Target::MAX);
         self.open_with(request_id, channel_id, &[1, 2], 8).unwrap();
         let events: Vec<_> = mailbox.take().into_events().collect();
         assert!(
@@ -110,6 +112,10 @@ impl Pool {
         }))
         .unwrap();
     }
+}
+
+fn owner(mailbox: &Arc<Mailbox>) -> Owner {
+    Owner::Miner(Arc::downgrade(mailbox))
 }
 
 fn work(mailbox: &Mailbox) -> Option<Work> {
@@ -316,13 +322,13 @@ fn channels_of_miners_that_left_are_closed_and_forgotten() {
     // Left before the answer came.
     let request_id = pool
         .registry
-        .register(Instant::now(), &Arc::default(), Target::MAX);
+        .register(Instant::now(), owner(&Arc::default()), Target::MAX);
     pool.open_with(request_id, 2, &[], 8).unwrap();
     // Leaves in the very moment.
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), &mailbox, Target::MAX);
+        .register(Instant::now(), owner(&mailbox), Target::MAX);
     assert!(mailbox.leave().opened().is_none());
     pool.open_with(request_id, 3, &[], 8).unwrap();
     assert_eq!(*pool.router.unwanted(), [2, 3]);
@@ -346,8 +352,8 @@ fn an_upstream_that_answers_nobody_is_noticed() {
     let at = |seconds| start + Duration::from_secs(seconds);
     assert_eq!(registry.owing_for(at(100)), Duration::ZERO);
     let mailbox = Arc::default();
-    let first = registry.register(start, &mailbox, Target::MAX);
-    let second = registry.register(at(20), &mailbox, Target::MAX);
+    let first = registry.register(start, owner(&mailbox), Target::MAX);
+    let second = registry.register(at(20), owner(&mailbox), Target::MAX);
     assert_eq!(registry.owing_for(at(30)), Duration::from_secs(30));
     assert!(registry.answer(at(40), first).is_some());
     assert_eq!(registry.owing_for(at(50)), Duration::from_secs(10));
@@ -360,7 +366,9 @@ fn a_target_that_cannot_be_ends_the_connection() {
     for max_target in [Target::MAX, hard()] {
         let mut pool = Pool::new();
         let mailbox = Arc::default();
-        let request_id = pool.registry.register(Instant::now(), &mailbox, max_target);
+        let request_id = pool
+            .registry
+            .register(Instant::now(), owner(&mailbox), max_target);
         pool.open_with(request_id, 1, &[1], 8).unwrap();
         let opened = mailbox.take().opened().is_some();
         // Easier than what was asked for.
@@ -418,7 +426,7 @@ fn a_refusal_reaches_the_miner_that_asked() {
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), &mailbox, Target::MAX);
+        .register(Instant::now(), owner(&mailbox), Target::MAX);
     let error_code = "unknown-user".try_into().unwrap();
     pool.say(Mining::OpenMiningChannelError(OpenMiningChannelError {
         request_id,
@@ -436,7 +444,7 @@ fn an_extranonce_that_cannot_be_is_refused() {
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), &mailbox, Target::MAX);
+        .register(Instant::now(), owner(&mailbox), Target::MAX);
     pool.open_with(request_id, 1, &[0; 30], 8).unwrap();
     assert!(matches!(
         mailbox.take().into_events().next(),

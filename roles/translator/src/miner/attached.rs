@@ -1,0 +1,176 @@
+//! One upstream connection as one miner's task has it: requests that wait for room in its queue, and mail from it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, timeout_at};
+
+use crate::session::Request;
+use crate::upstream::{Letters, Link, Mailbox, Outgoing, Place};
+
+/// A living upstream connection, this miner's mail from it and its requests to it.
+pub(super) struct Attached {
+    pub(super) link: Link,
+    mailbox: Arc<Mailbox>,
+    /// Requests that the queue did not take yet: what one line causes, at most.
+    outbox: VecDeque<Waiting>,
+}
+
+enum Waiting {
+    /// The session asked for it.
+    Asked(Request),
+    /// A channel that nobody wants any more is to be closed.
+    Abandoned(u32),
+}
+
+impl Attached {
+    pub(super) fn new(link: Link) -> Self {
+        Self {
+            link,
+            mailbox: Arc::default(),
+            outbox: VecDeque::new(),
+        }
+    }
+
+    /// Whether everything that was asked has been handed over.
+    pub(super) fn is_sent(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// The connection has ended, or is about to.
+    pub(super) fn has_ended(&self) -> bool {
+        self.link.queue.is_closed()
+    }
+
+    /// Mail that has come.
+    pub(super) fn take(&self) -> Letters {
+        self.mailbox.take()
+    }
+
+    /// Mail that has come; a channel that opens from now on is nobody's.
+    pub(super) fn take_last(&self) -> Letters {
+        self.mailbox.leave()
+    }
+
+    /// Hands over as many requests as the queue takes.
+    pub(super) fn send(&mut self, requests: impl Iterator<Item = Request>) {
+        self.outbox.extend(requests.map(Waiting::Asked));
+        while !self.outbox.is_empty() {
+            match self.link.queue.clone().try_reserve_owned() {
+                Ok(place) => {
+                    if let Some(outgoing) = self.next_outgoing() {
+                        place.send(outgoing);
+                    }
+                }
+                Err(TrySendError::Full(_)) => return,
+                // The end of the connection is about to be told.
+                Err(TrySendError::Closed(_)) => return self.outbox.clear(),
+            }
+        }
+    }
+
+    /// Waits for mail or for room. Mail waits while the miner has not taken what was
+    /// written before: in the mailbox it coalesces.
+    pub(super) async fn wait(&mut self, mail: bool) {
+        let waiting = !self.outbox.is_empty();
+        let place = tokio::select! {
+            () = self.mailbox.arrived(), if mail => None,
+            // On the heap, since it is rarely needed.
+            place = async { Box::pin(self.link.queue.clone().reserve_owned()).await }, if waiting => place.ok(),
+            else => std::future::pending().await,
+        };
+        // A place that was waited for is used at once: given back, it would go to the next who waits, and with many
+        // waiting nobody would ever send.
+        if let Some(place) = place
+            && let Some(outgoing) = self.next_outgoing()
+        {
+            place.send(outgoing);
+        }
+    }
+
+    /// As [`Attached::wait`], and for the end of the connection.
+    pub(super) async fn wait_or_end(&mut self, mail: bool) {
+        let queue = self.link.queue.clone();
+        tokio::select! {
+            () = queue.closed() => {}
+            () = self.wait(mail) => {}
+        }
+    }
+
+    /// Requests for channels that were not handed over are not needed any more.
+    pub(super) fn open_nothing(&mut self) {
+        self.outbox
+            .retain(|waiting| !matches!(waiting, Waiting::Asked(Request::Open(_))));
+    }
+
+    /// Hands over the rest however long the queue stays full, until `deadline`.
+    pub(super) async fn send_all(&mut self, deadline: Instant) {
+        while let Some(outgoing) = self.next_outgoing() {
+            // Fails only if the connection is gone, and the channel with it.
+            let sending = self.link.queue.send(outgoing);
+            if timeout_at(deadline, sending).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The miner has gone: its mailbox is of no use, whatever the session knew of it.
+    pub(super) fn abandon(&mut self) {
+        self.outbox
+            .extend(abandon(&self.mailbox).map(Waiting::Abandoned));
+    }
+
+    /// The next request that has to be sent, ready for the queue.
+    fn next_outgoing(&mut self) -> Option<Outgoing> {
+        while let Some(waiting) = self.outbox.pop_front() {
+            let sendable = match waiting {
+                Waiting::Asked(request) => self.sendable(request),
+                Waiting::Abandoned(channel_id) => Some((0, Request::Close { channel_id })),
+            };
+            if let Some((request_id, request)) = sendable {
+                let shared = self.mailbox.membership().is_some();
+                return Some(Outgoing {
+                    request_id,
+                    request,
+                    mailbox: shared.then(|| Arc::clone(&self.mailbox)),
+                });
+            }
+        }
+        None
+    }
+
+    /// What the upstream is to be sent, and with which number. Where the channel is shared, most requests are not for it.
+    fn sendable(&mut self, request: Request) -> Option<(u32, Request)> {
+        let request = match (request, self.mailbox.membership()) {
+            (Request::Open(open), _) => {
+                let Place {
+                    mailbox,
+                    request_id,
+                } = self.link.place(&open);
+                // What is left from the channel before must not be taken for the new one's.
+                self.abandon();
+                self.mailbox = mailbox;
+                return request_id.map(|id| (id, Request::Open(open)));
+            }
+            (Request::Update { hashrate, .. }, Some(membership)) => {
+                membership.set_hashrate(hashrate);
+                return None;
+            }
+            (Request::Close { .. }, Some(membership)) => Request::Close {
+                channel_id: membership.leave()?,
+            },
+            (request, _) => request,
+        };
+        Some((0, request))
+    }
+}
+
+/// Takes leave of a mailbox. Gives the channel that is to be closed for it.
+fn abandon(mailbox: &Mailbox) -> Option<u32> {
+    let last = mailbox.leave();
+    match mailbox.membership() {
+        Some(membership) => membership.leave(),
+        None => last.opened(),
+    }
+}

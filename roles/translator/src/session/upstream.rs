@@ -1,0 +1,538 @@
+//! Where the miner stands with its upstream: a channel is asked for, opens, gives work, and ends.
+//!
+//! A planned move to another connection costs the miner nothing: the channel that it leaves goes on giving work and taking
+//! shares until the one on the new connection has work, and takes what is still on its way after that.
+
+use std::time::{Duration, Instant};
+
+use stratum_v1::{
+    ExtranonceBytes, write_set_difficulty, write_set_version_mask, write_show_message,
+};
+use work::{Difficulty, Hashrate, Target};
+
+use super::channel::Channel;
+use super::meter::Meter;
+use super::outage::Outage;
+use super::recent::{Terms, Worth};
+use super::{
+    ChannelEvent, EXTRANONCE1_SIZE, LossReason, Now, OpenChannel, Output, Request, Session,
+};
+use crate::job::Work;
+
+/// After a refused or closed channel: the first wait before the next attempt, doubled up to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(300);
+
+/// A channel that the pool closes sooner than this counts as another failure to open it.
+const SHORT_LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long the pool may take to open a channel.
+const OPENING_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The least time between two updates for what a miner asks. It may ask as often as it likes.
+const WISH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a channel that was left takes shares that the miner had found before it heard of the new work.
+const LEAVING_GRACE: Duration = Duration::from_secs(5);
+
+/// How long its upstream has to answer the last ones.
+const LEAVING_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Where a session stands with its present upstream.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// There is no upstream connection.
+    NoUpstream,
+    /// There is one; the channel is not asked for yet.
+    Idle {
+        /// When to ask, if that has to wait.
+        retry_at: Option<Instant>,
+        failures: u32,
+    },
+    Opening {
+        failures: u32,
+        /// When the pool should have answered.
+        until: Instant,
+    },
+    /// Boxed: it is not there before there is work.
+    Open(Box<Channel>),
+}
+
+/// The channel on a connection that the miner is moved away from.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    channel: Channel,
+    /// When the miner got other work.
+    left_at: Option<Instant>,
+}
+
+impl Session {
+    /// Handles what the present upstream says.
+    pub fn on_channel_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
+        match event {
+            ChannelEvent::UpstreamUp => {
+                self.outage = Outage::OVER;
+                self.leave_channel(LossReason::UpstreamDisconnected, out);
+                self.begin_anew(now, out);
+            }
+            ChannelEvent::UpstreamMoved => self.move_upstream(now, out),
+            ChannelEvent::UpstreamDown => {
+                self.outage = Outage::begun(self.started, now);
+                self.leave_channel(LossReason::UpstreamDisconnected, out);
+                self.stage = Stage::NoUpstream;
+            }
+            ChannelEvent::Opened {
+                channel_id,
+                extranonce_size,
+            } => {
+                self.opened(now, channel_id, usize::from(extranonce_size), out);
+            }
+            ChannelEvent::Refused(code) => {
+                self.refused(now, &format!("the pool refused this worker: {code}"), out)
+            }
+            ChannelEvent::Closed(reason) => {
+                let failures = match &self.stage {
+                    Stage::Open(channel) if now.instant < channel.opened_at + SHORT_LIFETIME => {
+                        channel.failures + 1
+                    }
+                    _ => 0,
+                };
+                write_show_message(
+                    &mut out.bytes,
+                    &format!("the pool closed this worker's channel: {reason}"),
+                );
+                self.leave_channel(LossReason::ChannelClosed, out);
+                self.retry_later(now, failures);
+            }
+            ChannelEvent::Work(work) => {
+                if let Stage::Open(channel) = &self.stage {
+                    let (number, padding) = (channel.number, channel.padding);
+                    self.send_work(now, number, padding, work, out);
+                    if let Some(leaving) = &mut self.leaving {
+                        leaving.left_at.get_or_insert(now.instant);
+                    }
+                }
+            }
+            ChannelEvent::Accepted {
+                last_sequence_number,
+                count,
+            } => {
+                if let Stage::Open(channel) = &mut self.stage {
+                    channel.accepted(last_sequence_number, count, &mut self.tally, out);
+                }
+            }
+            ChannelEvent::Rejected {
+                sequence_number,
+                reason,
+            } => {
+                if let Stage::Open(channel) = &mut self.stage {
+                    channel.rejected(sequence_number, reason, &mut self.tally, out);
+                }
+            }
+        }
+    }
+
+    /// Handles what the upstream says that the miner is moved away from.
+    pub fn on_leaving_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
+        let Some(leaving) = &mut self.leaving else {
+            return;
+        };
+        let channel = &mut leaving.channel;
+        match event {
+            ChannelEvent::Work(work) if leaving.left_at.is_none() => {
+                let (number, padding) = (channel.number, channel.padding);
+                self.send_work(now, number, padding, work, out);
+            }
+            ChannelEvent::Accepted {
+                last_sequence_number,
+                count,
+            } => {
+                channel.accepted(last_sequence_number, count, &mut self.tally, out);
+                self.leave_if_done(now, out);
+            }
+            ChannelEvent::Rejected {
+                sequence_number,
+                reason,
+            } => {
+                channel.rejected(sequence_number, reason, &mut self.tally, out);
+                self.leave_if_done(now, out);
+            }
+            ChannelEvent::UpstreamDown => {
+                self.end_leaving(LossReason::UpstreamDisconnected, false, out);
+            }
+            ChannelEvent::Closed(_) => self.end_leaving(LossReason::ChannelClosed, false, out),
+            // Nothing is asked of it any more.
+            _ => {}
+        }
+    }
+
+    /// Whether a channel on an earlier connection is still in use.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// Shares that were forwarded and have no answer.
+    pub fn in_flight(&self) -> usize {
+        let present = match &self.stage {
+            Stage::Open(channel) => channel.in_flight(),
+            _ => 0,
+        };
+        let left = self.leaving.as_ref();
+        present + left.map_or(0, |leaving| leaving.channel.in_flight())
+    }
+
+    /// The hashrate that the miner's shares show.
+    pub fn hashrate(&self, now: Now) -> Hashrate {
+        let meter = self.meter.as_ref();
+        meter.map_or(Hashrate::ZERO, |meter| meter.rate(now.instant))
+    }
+
+    /// Whether the miner has a channel, and so can have work.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// The miner is gone and nobody waits for answers any longer.
+    pub fn abandon(&mut self, out: &mut Output) {
+        if let Stage::Open(channel) = &self.stage {
+            out.requests.push(Request::Close {
+                channel_id: channel.id,
+            });
+        }
+        self.leave_channel(LossReason::Unanswered, out);
+        self.end_leaving(LossReason::Unanswered, true, out);
+        self.stage = Stage::NoUpstream;
+    }
+
+    /// Whether the channel of this number is there.
+    pub(super) fn takes_shares(&self, number: u32) -> bool {
+        let is_present = matches!(&self.stage, Stage::Open(channel) if channel.number == number);
+        let left = self.leaving.as_ref();
+        is_present || left.is_some_and(|leaving| leaving.channel.number == number)
+    }
+
+    pub(super) fn open_if_ready(&mut self, now: Now, out: &mut Output) {
+        let Stage::Idle { retry_at, failures } = self.stage else {
+            return;
+        };
+        let Some(user_identity) = self.identity() else {
+            return;
+        };
+        if !self.subscribed || retry_at.is_some_and(|retry_at| now.instant < retry_at) {
+            return;
+        }
+        let hashrate = self
+            .meter
+            .as_ref()
+            .and_then(|meter| meter.known())
+            .or(self.wishes.hashrate())
+            .unwrap_or(self.settings.nominal_hashrate);
+        self.take_control(now, hashrate);
+        self.wishes.told();
+        self.meter
+            .get_or_insert_with(|| Box::new(Meter::new(now.instant)))
+            .told(now.instant, hashrate);
+        let size = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
+        out.requests.push(Request::Open(OpenChannel {
+            user_identity,
+            hashrate,
+            max_target: self.max_target(),
+            min_extranonce_size: u16::try_from(size).unwrap_or(u16::MAX),
+        }));
+        self.stage = Stage::Opening {
+            failures,
+            until: now.instant + OPENING_PATIENCE,
+        };
+    }
+
+    /// The channel's, once the miner has said who it is. Names that give none were not authorised.
+    fn identity(&self) -> Option<Box<str>> {
+        self.settings.channel_identity(&self.workers.first()?.name)
+    }
+
+    /// To be called at [`Session::upstream_deadline`], and harmless otherwise.
+    pub(super) fn upstream_is_due(&mut self, now: Now, out: &mut Output) {
+        if let Stage::Opening { until, .. } = self.stage
+            && now.instant >= until
+        {
+            // Asking anew makes a new mailbox, so that a late answer opens nothing twice: it is closed as unwanted.
+            self.refused(
+                now,
+                "the pool does not answer the request for a channel",
+                out,
+            );
+        }
+        self.open_if_ready(now, out);
+        self.pass_on_wishes(now, out);
+        self.leave_if_done(now, out);
+    }
+
+    /// Does, and tells the upstream, what the miner has asked since it was told last. What the miner suggests stands until
+    /// its shares show something else.
+    pub(super) fn pass_on_wishes(&mut self, now: Now, out: &mut Output) {
+        let (Stage::Open(channel), Some(news), Some(meter)) =
+            (&mut self.stage, self.wishes.news(), &mut self.meter)
+        else {
+            return;
+        };
+        if now.instant < channel.next_wish {
+            return;
+        }
+        channel.next_wish = now.instant + WISH_INTERVAL;
+        let channel_id = channel.id;
+        let asked = self.wishes.hashrate().filter(|_| news.hashrate);
+        let hashrate = meter.state(now.instant, asked);
+        self.take_control(now, hashrate);
+        self.wishes.told();
+        out.requests.push(Request::Update {
+            channel_id,
+            hashrate,
+            max_target: self.max_target(),
+        });
+    }
+
+    pub(super) fn upstream_deadline(&self) -> Option<Instant> {
+        let present = match &self.stage {
+            Stage::Idle { retry_at, .. } => *retry_at,
+            Stage::Opening { until, .. } => Some(*until),
+            Stage::Open(channel) => self.wishes.news().map(|_| channel.next_wish),
+            Stage::NoUpstream => None,
+        };
+        let leaving = self.leaving.as_deref().and_then(Leaving::deadline);
+        present.into_iter().chain(leaving).min()
+    }
+
+    /// The easiest target that the miner takes.
+    pub(super) fn max_target(&self) -> Target {
+        [self.wishes.floor(), self.wishes.fixed()]
+            .into_iter()
+            .flatten()
+            .map(Difficulty::target)
+            .fold(self.settings.max_target, Target::min)
+    }
+
+    /// Sends the newest job once more, for another target.
+    pub(super) fn send_again(&mut self, now: Now, asked: Target, out: &mut Output) {
+        let Some(newest) = self.recent.newest() else {
+            return;
+        };
+        let number = newest.terms.channel;
+        if !self.takes_shares(number) {
+            return;
+        }
+        let asked = Worth::of(asked);
+        let Some(sent) = self.recent.push_again(asked) else {
+            return;
+        };
+        self.told.difficulty(&asked, &mut out.bytes);
+        sent.job
+            .write_notify_as(&mut out.bytes, sent.id, &sent.terms.hole, false);
+        self.notifications += 1;
+        self.job_is_sent(now, &asked);
+    }
+
+    fn begin_anew(&mut self, now: Now, out: &mut Output) {
+        self.stage = Stage::Idle {
+            retry_at: None,
+            failures: 0,
+        };
+        self.open_if_ready(now, out);
+    }
+
+    fn move_upstream(&mut self, now: Now, out: &mut Output) {
+        match std::mem::replace(&mut self.stage, Stage::NoUpstream) {
+            Stage::Open(channel) => {
+                // If that is the second move within seconds, the first one's rest has to end.
+                self.end_leaving(LossReason::UpstreamDisconnected, true, out);
+                self.leaving = Some(Box::new(Leaving {
+                    channel: *channel,
+                    left_at: None,
+                }));
+            }
+            // There is no other channel than the one that is being left already, if any.
+            Stage::NoUpstream | Stage::Idle { .. } | Stage::Opening { .. } => {}
+        }
+        self.begin_anew(now, out);
+    }
+
+    fn opened(&mut self, now: Now, channel_id: u32, extranonce_size: usize, out: &mut Output) {
+        let Stage::Opening { failures, .. } = self.stage else {
+            // An answer after its time; another channel is or will be asked for.
+            return out.requests.push(Request::Close { channel_id });
+        };
+        let needed = EXTRANONCE1_SIZE + usize::from(self.settings.extranonce2_size);
+        let Some(padding) = extranonce_size.checked_sub(needed) else {
+            out.requests.push(Request::Close { channel_id });
+            return self.refused(now, "the pool gives too few bytes of extranonce", out);
+        };
+        self.channels_opened = self.channels_opened.wrapping_add(1);
+        self.stage = Stage::Open(Box::new(Channel::new(
+            self.channels_opened,
+            channel_id,
+            padding,
+            now.instant,
+            failures,
+        )));
+        // What the miner asked while the channel was being opened.
+        self.pass_on_wishes(now, out);
+    }
+
+    fn refused(&mut self, now: Now, message: &str, out: &mut Output) {
+        let Stage::Opening { failures, .. } = self.stage else {
+            return;
+        };
+        write_show_message(&mut out.bytes, message);
+        self.retry_later(now, failures + 1);
+    }
+
+    fn retry_later(&mut self, now: Now, failures: u32) {
+        let wait = FIRST_RETRY
+            .saturating_mul(1 << failures.min(16))
+            .min(LAST_RETRY);
+        self.stage = Stage::Idle {
+            retry_at: Some(now.instant + wait),
+            failures,
+        };
+    }
+
+    fn send_work(&mut self, now: Now, channel: u32, padding: usize, work: Work, out: &mut Output) {
+        let mut hole = [0; 32];
+        let prefix = &work.extranonce_prefix;
+        // The router has checked that prefix and extranonce fit the 32 bytes that there are.
+        let Some(hole) = hole.get_mut(..prefix.len() + padding) else {
+            return;
+        };
+        hole[..prefix.len()].copy_from_slice(prefix);
+        let Some(hole) = ExtranonceBytes::new(hole) else {
+            return;
+        };
+
+        let allowed = if work.job.version_rolling {
+            self.settings.version_mask
+        } else {
+            0
+        };
+        let version_mask = self.negotiated_mask.unwrap_or(self.settings.version_mask) & allowed;
+        if self.negotiated_mask.is_some() && self.told.version_mask != Some(version_mask) {
+            write_set_version_mask(&mut out.bytes, version_mask);
+            self.told.version_mask = Some(version_mask);
+        }
+        let terms = self.terms(channel, work.target, hole, version_mask);
+        let asked = terms.asked;
+        self.told.difficulty(&asked, &mut out.bytes);
+        let clean_jobs = self.recent.push(work.job.clone(), terms);
+        work.job.write_notify(&mut out.bytes, &hole, clean_jobs);
+        self.notifications += 1;
+        self.job_is_sent(now, &asked);
+    }
+
+    fn terms(
+        &self,
+        channel: u32,
+        target: Target,
+        hole: ExtranonceBytes,
+        version_mask: u32,
+    ) -> Terms {
+        let newest = self.recent.newest().map(|newest| &newest.terms);
+        let worth = |target: Target| {
+            // Mostly nothing has changed, and 5,000 miners wait for the work.
+            newest
+                .into_iter()
+                .flat_map(|terms| [terms.asked, terms.upstream])
+                .find(|known| known.target == target)
+                .unwrap_or_else(|| Worth::of(target))
+        };
+        Terms {
+            channel,
+            asked: worth(self.asked(target)),
+            upstream: worth(target),
+            hole,
+            version_mask,
+        }
+    }
+
+    /// The present channel is no more; its jobs are worth nothing.
+    fn leave_channel(&mut self, reason: LossReason, out: &mut Output) {
+        if let Stage::Open(channel) = std::mem::replace(&mut self.stage, Stage::NoUpstream) {
+            channel.end(reason, &mut self.tally, out);
+        }
+    }
+
+    fn leave_if_done(&mut self, now: Now, out: &mut Output) {
+        let Some(leaving) = &self.leaving else { return };
+        if leaving
+            .deadline()
+            .is_some_and(|deadline| now.instant >= deadline)
+        {
+            self.end_leaving(LossReason::Unanswered, true, out);
+        }
+    }
+
+    fn end_leaving(&mut self, reason: LossReason, close: bool, out: &mut Output) {
+        let Some(leaving) = self.leaving.take() else {
+            return;
+        };
+        if close {
+            out.farewells.push(Request::Close {
+                channel_id: leaving.channel.id,
+            });
+        }
+        leaving.channel.end(reason, &mut self.tally, out);
+    }
+}
+
+/// The channel of this number, while it takes shares, and how to reach it.
+pub(super) fn channel<'a>(
+    stage: &'a mut Stage,
+    leaving: &'a mut Option<Box<Leaving>>,
+    number: u32,
+) -> Option<(&'a mut Channel, Route)> {
+    match (stage, leaving) {
+        (Stage::Open(channel), _) if channel.number == number => Some((channel, Route::Present)),
+        (_, Some(leaving)) if leaving.channel.number == number => {
+            Some((&mut leaving.channel, Route::Leaving))
+        }
+        _ => None,
+    }
+}
+
+/// To which upstream connection a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    Present,
+    Leaving,
+}
+
+impl Leaving {
+    /// When it is to be ended. Not before there is other work.
+    fn deadline(&self) -> Option<Instant> {
+        let patience = if self.channel.in_flight() == 0 {
+            LEAVING_GRACE
+        } else {
+            LEAVING_PATIENCE
+        };
+        self.left_at.map(|left_at| left_at + patience)
+    }
+}
+
+/// What the miner was told last, so that it is told only what changes.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    target: Option<Target>,
+    pub(super) difficulty: Option<Difficulty>,
+    pub(super) version_mask: Option<u32>,
+}
+
+impl Told {
+    fn difficulty(&mut self, asked: &Worth, out: &mut Vec<u8>) {
+        if self.target == Some(asked.target) {
+            return;
+        }
+        self.target = Some(asked.target);
+        let difficulty = asked.target.sv1_difficulty();
+        if self.difficulty != Some(difficulty) {
+            write_set_difficulty(out, difficulty.value());
+            self.difficulty = Some(difficulty);
+        }
+    }
+}
