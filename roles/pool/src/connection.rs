@@ -83,6 +83,7 @@ pub(crate) async fn serve(
         stream,
         peer,
         permit: _held,
+        ..
     } = accepted;
     shared.counters.connected();
     let mut options = shared.options;

@@ -35,6 +35,7 @@ pub(crate) async fn serve(accepted: Accepted, shared: Arc<Shared>, shutdown: Can
         stream,
         peer,
         permit: _held,
+        ..
     } = accepted;
     let session = Session::new(shared.settings, Instant::now());
     shared.counters.connected();
