@@ -27,8 +27,8 @@ pub use notify::{Notification, NotifyTemplate};
 pub use request::{Configure, Method, ParseError, Request, VersionRolling, parse_request};
 pub use server::{
     ConfigureReply, ErrorCode, write_configure_result, write_error, write_get_version,
-    write_reconnect, write_result, write_result_true, write_set_difficulty, write_set_extranonce,
-    write_set_version_mask, write_show_message, write_subscribe_result,
+    write_reconnect, write_reconnect_here, write_result, write_result_true, write_set_difficulty,
+    write_set_extranonce, write_set_version_mask, write_show_message, write_subscribe_result,
 };
 pub use server_message::{
     ConfigureResult, Notify, RpcError, ServerMessage, SubscribeResult, parse_server_message,

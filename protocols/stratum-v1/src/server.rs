@@ -179,6 +179,12 @@ pub fn write_reconnect(out: &mut Vec<u8>, host: &str, port: u16, wait_seconds: u
     out.push(b'\n');
 }
 
+/// `client.reconnect` without a host: come back to where you are, at once.
+pub fn write_reconnect_here(out: &mut Vec<u8>) {
+    out.extend_from_slice(br#"{"id":null,"method":"client.reconnect","params":[]}"#);
+    out.push(b'\n');
+}
+
 /// A JSON string with what must be escaped escaped.
 pub(crate) fn append_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');

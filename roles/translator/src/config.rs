@@ -88,6 +88,8 @@ pub struct Config {
     pub outage_message_seconds: u64,
     /// Time without any pool, after which miners are disconnected and the port is closed until one is back; 0 is never.
     pub outage_close_seconds: u64,
+    /// Whether miners are asked to come again when the translator stops.
+    pub reconnect_on_shutdown: bool,
     /// How many miners may connect.
     pub limits: Limits,
     /// Whether miners come through a load balancer that says who calls.
@@ -131,6 +133,7 @@ impl Default for Config {
             answer_patience_seconds: 120,
             outage_message_seconds: 30,
             outage_close_seconds: 300,
+            reconnect_on_shutdown: true,
             user_agents: vec![UserAgent {
                 pattern: "NiceHash/".into(),
                 minimum_difficulty: 500_000.0,

@@ -241,6 +241,7 @@ impl Translator {
             tls: self.tls.clone(),
             write_timeout: Duration::from_secs(self.config.write_timeout_seconds),
             linger: Duration::from_secs(self.config.linger_seconds),
+            reconnect: self.config.reconnect_on_shutdown,
             status: Arc::clone(&self.status),
         }
     }
@@ -286,6 +287,9 @@ impl Translator {
             };
             if end == End::Shutdown && !common.status.is_listening() {
                 end = End::Outage;
+            } else if end == End::Shutdown && entered.is_ok() {
+                // On the heap: needed once, at the end.
+                Box::pin(socket.farewell(&mut driver, common.reconnect)).await;
             }
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
             socket.close();
@@ -302,6 +306,8 @@ struct Common {
     tls: Option<Arc<Door>>,
     write_timeout: Duration,
     linger: Duration,
+    /// Whether miners are asked to come again at the end.
+    reconnect: bool,
     status: Arc<Status>,
 }
 

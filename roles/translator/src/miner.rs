@@ -6,6 +6,7 @@
 
 mod attached;
 mod driver;
+mod farewell;
 mod socket;
 mod transport;
 

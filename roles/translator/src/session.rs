@@ -330,9 +330,9 @@ impl Session {
             self.difficulty_deadline(),
             self.outage_deadline(),
         ]
-            .into_iter()
-            .flatten()
-            .fold(silence, Instant::min)
+        .into_iter()
+        .flatten()
+        .fold(silence, Instant::min)
     }
 
     /// The miner is not read now, so that its silence is ours.
@@ -343,6 +343,11 @@ impl Session {
     /// Whether lines may be handled: at the bound of unanswered shares the miner has to wait.
     pub fn wants_lines(&self) -> bool {
         self.in_flight() < self.settings.max_in_flight
+    }
+
+    /// Whether the miner waits for the pool's answers to its shares.
+    pub fn owes_answers(&self) -> bool {
+        self.settings.acknowledge == Acknowledge::Upstream && self.in_flight() > 0
     }
 
     /// What became of this miner's shares so far.

@@ -355,8 +355,11 @@ async fn a_channel_that_opens_for_a_miner_that_left_is_closed() {
 #[tokio::test]
 async fn shutdown_ends_everything_and_counts_what_is_unanswered() {
     let house = PoolHouse::new().await;
-    let mut translator =
-        Running::start(vec![house.upstream()], |config| config.linger_seconds = 0).await;
+    let mut translator = Running::start(vec![house.upstream()], |config| {
+        config.linger_seconds = 0;
+        config.reconnect_on_shutdown = false;
+    })
+    .await;
     let mut pool = house.accept().await;
     let mut miner = translator.miner().await;
     miner.log_in("w").await;
@@ -373,6 +376,46 @@ async fn shutdown_ends_everything_and_counts_what_is_unanswered() {
     let status = translator.status.snapshot();
     assert_eq!(status.shares.lost.get("outcome-unknown"), Some(&1));
     assert!(status.shares.add_up());
+}
+
+#[tokio::test]
+async fn at_shutdown_miners_get_their_last_answers_and_are_asked_to_come_again() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.acknowledge = Acknowledge::Upstream;
+    })
+    .await;
+    let mut pool = house.accept().await;
+    let mut miner = translator.miner().await;
+    let mut idle = translator.miner().await;
+    miner.log_in("w").await;
+    let (channel, _) = pool.open_channel(&[1]).await;
+    let job = miner.notify().await.job_id;
+    let submit = format!(
+        r#"{{"id":9,"method":"mining.submit","params":["w","{job}","0a0b0c0d","6553f101","00000001"]}}"#
+    );
+    miner.write(&submit).await;
+    pool.share().await;
+    translator.shutdown.cancel();
+    let again = |line: Option<serde_json::Value>| {
+        let line = line.expect("the translator hung up");
+        assert_eq!(line["method"], "client.reconnect", "{line}");
+        assert_eq!(line["params"], serde_json::json!([]), "the same address");
+    };
+    again(idle.read().await);
+    assert!(idle.is_let_go().await);
+    // This comes too late to be taken, and must not cost the miner what it is told.
+    miner.write(&submit).await;
+    pool.acknowledge(channel, 1, 1).await;
+    assert_eq!(miner.read().await.unwrap()["result"], true);
+    again(miner.read().await);
+    assert!(miner.is_let_go().await);
+    drop((miner, idle));
+    let status = translator
+        .until("the end", |status| status.connected == 0)
+        .await;
+    assert_eq!((status.shares.accepted, status.shares.lost.len()), (1, 0));
+    assert_eq!(status.disconnected.get("shutdown"), Some(&2));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::tls::Door;
 
 /// The side of the miner.
 pub(crate) struct Socket {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     transport: Transport,
     lines: LineBuffer,
     /// Lines that were read and not handled yet may be held.
@@ -170,11 +170,11 @@ impl Socket {
     }
 
     /// Whether something has not been taken by the socket.
-    fn is_writing(&self, driver: &Driver) -> bool {
+    pub(super) fn is_writing(&self, driver: &Driver) -> bool {
         !driver.is_written() || self.transport.has_unsent()
     }
 
-    fn write(&mut self, driver: &mut Driver) -> Result<(), End> {
+    pub(super) fn write(&mut self, driver: &mut Driver) -> Result<(), End> {
         while self.is_writing(driver) {
             let bytes = &driver.out.bytes[driver.written..];
             let Some(size) = self.transport.write(&self.stream, bytes)? else {

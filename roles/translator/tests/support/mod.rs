@@ -417,6 +417,11 @@ impl Miner {
         Some(serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}")))
     }
 
+    /// The translator has nothing more to say, and the connection ends without an error.
+    pub(crate) async fn is_let_go(&mut self) -> bool {
+        matches!(in_time("the end", self.lines.next_line()).await, Ok(None))
+    }
+
     /// Sends a line and reads its answer.
     pub(crate) async fn ask(&mut self, line: &str) -> serde_json::Value {
         self.write(line).await;
