@@ -2,8 +2,10 @@
 
 mod any_conversation;
 mod channels;
+mod difficulty;
 mod field;
 mod hashrate;
+mod moving;
 mod outage;
 mod requests;
 mod shares;
@@ -108,6 +110,21 @@ impl Conversation {
         prefix: &[u8],
         rolling: bool,
     ) -> Vec<String> {
+        let work = self.next_work_with(prev_hash, target, prefix, rolling);
+        self.event(ChannelEvent::Work(work))
+    }
+
+    fn next_work(&mut self, prev_hash: [u8; 32], target: Target) -> Work {
+        self.next_work_with(prev_hash, target, &PREFIX, true)
+    }
+
+    fn next_work_with(
+        &mut self,
+        prev_hash: [u8; 32],
+        target: Target,
+        prefix: &[u8],
+        rolling: bool,
+    ) -> Work {
         let parts = JobParts {
             upstream_id: 40 + u32::try_from(self.next_job).unwrap(),
             version: 0x2000_0000,
@@ -123,11 +140,11 @@ impl Conversation {
         };
         let job = Arc::new(Job::new(self.next_job, &parts, &tip).unwrap());
         self.next_job += 1;
-        self.event(ChannelEvent::Work(Work {
+        Work {
             job,
             target,
             extranonce_prefix: ExtranonceBytes::new(prefix).unwrap(),
-        }))
+        }
     }
 
     fn submit(&mut self, job: &str, extranonce2: &str, nonce: u32) -> String {

@@ -22,7 +22,7 @@ fn step() -> impl Strategy<Value = Step> {
             r#"{{"id":1,"method":"{method}","params":{params}}}"#
         ))),
         1 => any::<Vec<u8>>().prop_map(Step::Bytes),
-        4 => (0u8..8, 0u32..20).prop_map(|(event, number)| Step::Event(event, number)),
+        4 => (0u8..13, 0u32..20).prop_map(|(event, number)| Step::Event(event, number)),
         1 => (0u64..400).prop_map(Step::Wait),
     ]
 }
@@ -30,11 +30,12 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn every_share_is_counted_once_whatever_happens(
-        steps in prop::collection::vec(step(), 0..120), upstream_acknowledges: bool,
+        steps in prop::collection::vec(step(), 0..120), upstream_acknowledges: bool, aggregate: bool,
     ) {
         let mut miner = Conversation::mining(|settings| {
             settings.max_malformed_lines = u32::MAX;
             settings.max_in_flight = usize::MAX;
+            settings.aggregate = aggregate.then_some(6.0);
             if upstream_acknowledges {
                 settings.acknowledge = Acknowledge::Upstream;
             }
@@ -60,11 +61,26 @@ proptest! {
                     reason: RejectReason::UpstreamOther,
                 })),
                 Step::Event(6, _) => drop(miner.event(ChannelEvent::Closed(String::new()))),
-                Step::Event(_, _) => drop(miner.event(ChannelEvent::Refused(String::new()))),
+                Step::Event(7, _) => drop(miner.event(ChannelEvent::Refused(String::new()))),
+                Step::Event(8, _) => drop(miner.event(ChannelEvent::UpstreamMoved)),
+                Step::Event(9, _) => drop(miner.leaving_event(ChannelEvent::UpstreamDown)),
+                Step::Event(10, number) => drop(miner.leaving_event(ChannelEvent::Accepted {
+                    last_sequence_number: number,
+                    count: u64::from(number % 5),
+                })),
+                Step::Event(11, number) => drop(miner.leaving_event(ChannelEvent::Rejected {
+                    sequence_number: number,
+                    reason: RejectReason::UpstreamOther,
+                })),
+                Step::Event(_, number) => {
+                    let target = if number % 2 == 0 { Target::MAX } else { Difficulty::new(1e-9).unwrap().target() };
+                    let work = miner.next_work([u8::try_from(number % 3).unwrap(); 32], target);
+                    miner.leaving_event(ChannelEvent::Work(work));
+                }
             }
             prop_assert!(miner.tally_adds_up());
             let forwarded = miner.session.tally().forwarded;
-            prop_assert!(miner.session.tally().accepted <= forwarded);
+            prop_assert!(miner.session.tally().accepted <= forwarded + miner.session.tally().kept);
         }
         miner.session.abandon(&mut miner.out);
         prop_assert_eq!(miner.session.tally().in_flight, 0);
