@@ -12,6 +12,7 @@ mod outage;
 mod recent;
 mod request;
 mod share;
+mod supply;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -33,8 +34,9 @@ use difficulty::Control;
 use meter::Meter;
 use outage::Outage;
 use recent::Recent;
+use supply::Told;
 pub use tally::{LossReason, RejectReason, Tally};
-use upstream::{Leaving, Route, Stage, Told};
+use upstream::{Leaving, Route, Stage};
 use wishes::Wishes;
 use worker::Worker;
 pub use worker::WorkerName;
