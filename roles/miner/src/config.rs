@@ -1,18 +1,23 @@
 //! What the miner is told: `config/miner.toml` documents each key.
 
-use std::{num::NonZero, thread, time::Duration};
+use std::{num::NonZero, path::PathBuf, thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use work::{Difficulty, Hashrate};
 
-use crate::Error;
+use crate::{Error, server::Address};
 
 /// The miner's configuration. Hashrates are in H/s, difficulties are Stratum V1 difficulties.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The server, as `host:port`.
+    /// The server: `host:port`, or a URL with `stratum+tcp://`, or `stratum+ssl://` for TLS.
     pub address: String,
+    /// PEM file with the authorities, or the server's own certificate, to trust over TLS; the system's if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca_file: Option<PathBuf>,
+    /// Whether to take whoever answers over TLS for the server.
+    pub tls_insecure: bool,
     /// The user name to authorize with, by custom `account.worker`.
     pub user: String,
     /// The password to authorize with; most servers ignore it.
@@ -43,6 +48,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             address: "127.0.0.1:34255".to_owned(),
+            tls_ca_file: None,
+            tls_insecure: false,
             user: "miner.worker1".to_owned(),
             password: "x".to_owned(),
             threads: 0,
@@ -67,11 +74,15 @@ impl Config {
 
     /// The configuration in the types that the miner works with.
     pub(crate) fn checked(&self) -> Result<Checked, Error> {
-        let port = self.address.rsplit_once(':').map(|(host, port)| {
-            (!host.is_empty()).then(|| port.parse::<u16>().ok().filter(|&port| port != 0))
-        });
-        if !matches!(port, Some(Some(Some(_)))) {
-            return Err(Error::config("address", "must be host:port"));
+        let address = Address::parse(&self.address).ok_or_else(|| {
+            let reason = "must be host:port, stratum+tcp://host:port or stratum+ssl://host:port";
+            Error::config("address", reason)
+        })?;
+        if self.tls_insecure && self.tls_ca_file.is_some() {
+            return Err(Error::config(
+                "tls_insecure",
+                "leaves no use for tls_ca_file",
+            ));
         }
         if self.user.is_empty() {
             return Err(Error::config("user", "must not be empty"));
@@ -100,6 +111,7 @@ impl Config {
             seconds => Some(duration("status_interval_seconds", seconds)?),
         };
         Ok(Checked {
+            address,
             threads: match self.threads {
                 0 => thread::available_parallelism()
                     .map_or(1, NonZero::get)
@@ -122,6 +134,7 @@ impl Config {
 /// What [`Config::checked`] found to be sound.
 #[derive(Debug, Clone)]
 pub(crate) struct Checked {
+    pub(crate) address: Address,
     /// At least one.
     pub(crate) threads: usize,
     pub(crate) limit: Hashrate,
@@ -158,6 +171,7 @@ mod tests {
         assert_eq!(config, Config::default());
         let keys = toml::Table::try_from(Config {
             suggest_difficulty: Some(1.0),
+            tls_ca_file: Some("ca.pem".into()),
             ..Config::default()
         });
         for key in keys.unwrap().keys() {
@@ -172,10 +186,15 @@ mod tests {
     #[test]
     fn bad_values_are_refused_by_name() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 12] = [
+        let cases: [(&str, Change); 14] = [
             ("address", |c| c.address = "localhost".to_owned()),
             ("address", |c| c.address = "localhost:0".to_owned()),
             ("address", |c| c.address = ":34255".to_owned()),
+            ("address", |c| c.address = "http://pool:80".to_owned()),
+            ("tls_insecure", |c| {
+                c.tls_insecure = true;
+                c.tls_ca_file = Some("ca.pem".into());
+            }),
             ("user", |c| c.user = String::new()),
             ("threads", |c| c.threads = 100_000),
             ("hashrate_limit", |c| c.hashrate_limit = f64::NAN),

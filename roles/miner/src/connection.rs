@@ -9,19 +9,16 @@ use std::{
 
 use stratum_v1::{Line, LineBuffer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
-    time::{sleep_until, timeout},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     feed::Feed,
     job::Share,
+    server::Halves,
     session::{Event, Session, SessionError, Submission},
     status::{Counters, count},
 };
@@ -67,24 +64,16 @@ pub(crate) struct Timeouts {
     pub(crate) silence: Duration,
 }
 
-/// Connects within the time for it, with small messages not held back.
-pub(crate) async fn dial(address: &str, within: Duration) -> Result<TcpStream, Disconnect> {
-    let stream = timeout(within, TcpStream::connect(address))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(Disconnect::Connect)?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// What a connection's task owns and what it shares with the rest of the miner.
 pub(crate) struct Connection<'a> {
     session: Session,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
     lines: LineBuffer,
     /// Lines to be written.
     out: Vec<u8>,
+    /// Something written may be held back, as TLS does when the socket is full.
+    unflushed: bool,
     timeouts: Timeouts,
     feed: &'a Feed,
     counters: &'a Counters,
@@ -93,19 +82,19 @@ pub(crate) struct Connection<'a> {
 impl<'a> Connection<'a> {
     /// A connection before its first byte.
     pub(crate) fn new(
-        stream: TcpStream,
+        (reader, writer): Halves,
         session: Session,
         timeouts: Timeouts,
         feed: &'a Feed,
         counters: &'a Counters,
     ) -> Self {
-        let (reader, writer) = stream.into_split();
         Self {
             session,
             reader,
             writer,
             lines: LineBuffer::new(MAX_LINE),
             out: Vec::new(),
+            unflushed: false,
             timeouts,
             feed,
             counters,
@@ -151,9 +140,10 @@ impl<'a> Connection<'a> {
                     heard = Instant::now();
                     self.take(&input[..read], heard)?;
                 }
-                written = self.writer.write(&self.out), if !self.out.is_empty() => {
+                written = write_or_flush(&mut self.writer, &self.out), if !self.out.is_empty() || self.unflushed => {
                     let written = written?;
                     self.out.drain(..written);
+                    self.unflushed = written > 0;
                 }
                 // The threads keep a sender as long as this runs.
                 Some(share) = shares.recv(), if room && self.session.can_submit() => {
@@ -206,6 +196,18 @@ impl<'a> Connection<'a> {
             Submission::Sent => &self.counters.submitted,
             Submission::Stale => &self.counters.stale,
         });
+    }
+}
+
+/// Writes some of the bytes, and says how many; where there are none, has those before leave.
+async fn write_or_flush(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
+    if bytes.is_empty() {
+        writer.flush().await?;
+        return Ok(0);
+    }
+    match writer.write(bytes).await? {
+        0 => Err(io::ErrorKind::WriteZero.into()),
+        written => Ok(written),
     }
 }
 

@@ -13,6 +13,7 @@ mod job;
 mod miner;
 mod pacing;
 mod search;
+mod server;
 mod session;
 mod status;
 mod threads;

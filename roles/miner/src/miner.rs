@@ -1,6 +1,7 @@
 //! The miner: threads that hash, and a connection that is made again for ever.
 
 use std::{
+    fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -12,31 +13,41 @@ use crate::{
     Config, Error, StatusHandle,
     backoff::Backoff,
     config::Checked,
-    connection::{self, Connection, Disconnect, Timeouts},
+    connection::{Connection, Disconnect, Timeouts},
     feed::Feed,
     job::{Claims, Share},
+    server::Server,
     session::{Session, Settings},
     status::{Counters, count},
     threads::Threads,
 };
 
 /// A miner that is configured and not yet running.
-#[derive(Debug)]
 pub struct Miner {
     address: String,
+    server: Server,
     settings: Settings,
     checked: Checked,
     counters: Arc<Counters>,
+}
+
+impl fmt::Debug for Miner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Miner")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Miner {
     /// Checks the configuration; there is nothing to bind.
     ///
     /// # Errors
-    /// [`Error::Config`] names the key that is wrong.
+    /// [`Error::Config`] names the key that is wrong, or the file that cannot be read.
     pub fn new(config: Config) -> Result<Self, Error> {
         let checked = config.checked()?;
         Ok(Self {
+            server: Server::new(checked.address.clone(), &config)?,
             address: config.address,
             settings: Settings {
                 user: config.user,
@@ -122,11 +133,11 @@ impl Miner {
         shares: &mut mpsc::Receiver<Share>,
         shutdown: &CancellationToken,
     ) -> Disconnect {
-        let stream = match connection::dial(&self.address, self.checked.connect_timeout).await {
-            Ok(stream) => stream,
-            Err(end) => {
+        let halves = match self.server.dial(self.checked.connect_timeout).await {
+            Ok(halves) => halves,
+            Err(error) => {
                 count(&self.counters.connect_failures);
-                return end;
+                return Disconnect::Connect(error);
             }
         };
         count(&self.counters.connects);
@@ -135,7 +146,7 @@ impl Miner {
             response: self.checked.response_timeout,
             silence: self.checked.silence_timeout,
         };
-        Connection::new(stream, session, timeouts, feed, &self.counters)
+        Connection::new(halves, session, timeouts, feed, &self.counters)
             .run(shares, shutdown)
             .await
     }
