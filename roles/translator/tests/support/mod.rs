@@ -118,10 +118,14 @@ pub(crate) enum Heard {
         request_id: u32,
         user: String,
         min_extranonce_size: u16,
+        hashrate: f32,
+        max_target: [u8; 32],
     },
     Share(Share),
     Update {
         channel_id: u32,
+        hashrate: f32,
+        max_target: [u8; 32],
     },
     Close {
         channel_id: u32,
@@ -134,6 +138,9 @@ pub(crate) struct Share {
     pub(crate) sequence_number: u32,
     pub(crate) job_id: u32,
     pub(crate) extranonce: Vec<u8>,
+    pub(crate) version: u32,
+    pub(crate) ntime: u32,
+    pub(crate) nonce: u32,
 }
 
 impl Pool {
@@ -152,15 +159,22 @@ impl Pool {
                             request_id: open.request_id,
                             user: open.user_identity.as_utf8_or_hex(),
                             min_extranonce_size: open.min_extranonce_size,
+                            hashrate: open.nominal_hash_rate,
+                            max_target: bytes(open.max_target.as_bytes()),
                         },
                         Mining::SubmitSharesExtended(share) => Heard::Share(Share {
                             channel_id: share.channel_id,
                             sequence_number: share.sequence_number,
                             job_id: share.job_id,
                             extranonce: share.extranonce.as_bytes().to_vec(),
+                            version: share.version,
+                            ntime: share.ntime,
+                            nonce: share.nonce,
                         }),
                         Mining::UpdateChannel(update) => Heard::Update {
                             channel_id: update.channel_id,
+                            hashrate: update.nominal_hash_rate,
+                            max_target: bytes(update.maximum_target.as_bytes()),
                         },
                         Mining::CloseChannel(close) => Heard::Close {
                             channel_id: close.channel_id,
@@ -221,6 +235,7 @@ impl Pool {
             request_id,
             user,
             min_extranonce_size,
+            ..
         }) = self.next().await
         else {
             panic!("a channel was expected");
@@ -293,6 +308,10 @@ impl Pool {
         .await
         .unwrap();
     }
+}
+
+fn bytes(target: &[u8]) -> [u8; 32] {
+    target.try_into().unwrap()
 }
 
 /// A translator that runs until dropped.
