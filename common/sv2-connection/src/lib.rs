@@ -5,12 +5,14 @@
 
 mod cipher;
 mod connection;
+mod extensions;
 mod frame;
 mod keys;
 mod setup;
 
 pub use cipher::{Opener, Sealer};
 pub use connection::{Connection, Gate, Options, Reader, Writer, accept, accept_at, connect};
+pub use extensions::negotiate;
 pub use frame::{Frame, FrameBuffer};
 pub use keys::{Authority, AuthorityPublicKey, AuthoritySecretKey, KeyError};
 pub use setup::{mining_setup, setup, template_setup};
@@ -66,6 +68,12 @@ pub enum Error {
     /// The peer's fault: no answer to the set-up in time.
     #[error("the server did not answer the set-up in time")]
     SetupTimeout,
+    /// The server knows nothing of extensions, as it seems.
+    #[error("the server did not answer which extensions it speaks")]
+    NegotiationTimeout,
+    /// The server does not go on without an extension that is not spoken here.
+    #[error("the server requires the extension {0:#06x}, which is not spoken here")]
+    ExtensionRequired(u16),
     /// The peer's fault: something else than an answer to the set-up.
     #[error(
         "message type {message_type:#04x} (extension {extension_type:#06x}) is not expected here"

@@ -8,13 +8,15 @@
 use std::time::Duration;
 
 use stratum_core::{
+    binary_sv2::Seq064K,
     common_messages_sv2::SetupConnectionSuccess,
+    extensions_sv2::{RequestExtensionsError, RequestExtensionsSuccess},
     mining_sv2::{SetTarget, SubmitSharesSuccess},
-    parsers_sv2::{CommonMessages, Mining},
+    parsers_sv2::{CommonMessages, Extensions, ExtensionsNegotiation, Mining},
 };
 use sv2_connection::{
     Authority, AuthoritySecretKey, Connection, Error, FrameBuffer, Options, accept, connect,
-    mining_setup, setup,
+    mining_setup, negotiate, setup,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -319,4 +321,50 @@ async fn a_peer_that_does_not_read_is_given_up() {
     }
     let error = client.writer.write(&mut frames).await.unwrap_err();
     assert!(matches!(error, Error::WriteTimeout), "{error}");
+}
+
+/// What a client that wants these two makes of an answer.
+async fn negotiated(answer: Option<ExtensionsNegotiation<'static>>) -> Result<Vec<u16>, Error> {
+    let (mut client, mut server) = pair(Options::default()).await;
+    let patience = Duration::from_millis(if answer.is_some() { 10_000 } else { 10 });
+    let serving = async {
+        let asked = read_frames(&mut server, 1).await;
+        assert_eq!((asked[0].0, asked[0].2), (1, 0));
+        let mut frames = FrameBuffer::new();
+        if let Some(answer) = answer {
+            frames
+                .push(Extensions::ExtensionsNegotiation(answer))
+                .unwrap();
+        }
+        server.writer.write(&mut frames).await.unwrap();
+    };
+    tokio::join!(negotiate(&mut client, &[1, 2], patience), serving).0
+}
+
+fn list(extensions: &[u16]) -> Seq064K<'static, u16> {
+    Seq064K::new(extensions.to_vec()).unwrap()
+}
+
+fn refusal(required: &[u16]) -> Option<ExtensionsNegotiation<'static>> {
+    Some(ExtensionsNegotiation::RequestExtensionsError(
+        RequestExtensionsError {
+            request_id: 1,
+            unsupported_extensions: list(&[1, 2]),
+            required_extensions: list(required),
+        },
+    ))
+}
+
+#[tokio::test]
+async fn a_client_has_the_extensions_that_it_wants_and_the_server_speaks() {
+    let success = ExtensionsNegotiation::RequestExtensionsSuccess(RequestExtensionsSuccess {
+        request_id: 1,
+        supported_extensions: list(&[2, 77]),
+    });
+    assert_eq!(negotiated(Some(success)).await.unwrap(), [2]);
+    assert_eq!(negotiated(refusal(&[])).await.unwrap(), []);
+    let error = negotiated(refusal(&[9])).await.unwrap_err();
+    assert!(matches!(error, Error::ExtensionRequired(9)), "{error}");
+    let error = negotiated(None).await.unwrap_err();
+    assert!(matches!(error, Error::NegotiationTimeout), "{error}");
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -270,6 +270,11 @@ impl Config {
         let identity = self.identity();
         Plan {
             upstreams: self.upstreams.clone(),
+            without_extensions: self
+                .upstreams
+                .iter()
+                .map(|_| AtomicBool::new(false))
+                .collect(),
             queue: self.upstream_queue,
             waits: self.waits(),
             connect_patience: Duration::from_secs(self.connect_timeout_seconds),

@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) queue: usize,
     /// Miners of one account share a channel.
     pub(crate) aggregate: bool,
+    /// By the pool's place in the order: it has hung up on the question for extensions, or left it open.
+    pub(crate) without_extensions: Vec<AtomicBool>,
     pub(crate) waits: Waits,
     /// For each step of connecting.
     pub(crate) connect_patience: Duration,

@@ -128,12 +128,12 @@ async fn a_reconnect_leads_to_the_address_that_it_names() {
     old.reconnect("127.0.0.1", annex.port()).await;
     let mut new = annex.accept().await;
     work_from(&mut new, &mut miner, 2).await;
-    // The old connection ends when nobody uses it any more.
-    while old.next().await.is_some() {}
     // With empty fields it is the same address again.
     new.reconnect("", 0).await;
     let mut newest = annex.accept().await;
     work_from(&mut newest, &mut miner, 3).await;
+    // The old connections end when nobody uses them any more.
+    while old.next().await.is_some() {}
     let status = translator
         .until("one connection", |status| {
             status.upstreams[0].connected == 1
@@ -243,6 +243,42 @@ async fn a_long_outage_is_told_and_then_closes_the_port_until_a_pool_is_back() {
         .until("the end", |status| status.connected == 0)
         .await;
     assert_eq!(status.disconnected.get("shutdown"), Some(&1));
+}
+
+#[tokio::test]
+async fn a_pool_that_hangs_up_on_extensions_is_not_asked_again() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| config.aggregate = true).await;
+    let mut asked = house.accept().await;
+    assert_eq!(asked.next().await, Some(Heard::Extensions));
+    drop(asked);
+    for prefix in [1, 2] {
+        let mut pool = house.accept().await;
+        let mut miner = translator.miner().await;
+        miner.log_in("w").await;
+        let (channel, _) = pool.open_channel(&[prefix; 4]).await;
+        let job = miner.notify().await.job_id;
+        miner.submit("w", &job, 1).await;
+        assert_eq!(pool.share().await.channel_id, channel);
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_ignores_extensions_is_worked_for_all_the_same() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.aggregate = true;
+        config.connect_timeout_seconds = 1;
+    })
+    .await;
+    let mut pool = house.accept().await;
+    assert_eq!(pool.next().await, Some(Heard::Extensions));
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    work_from(&mut pool, &mut miner, 1).await;
+    drop(pool);
+    let mut pool = house.accept().await;
+    work_from(&mut pool, &mut miner, 2).await;
 }
 
 /// A translator with a pool that the test spoils, one that is good, and a miner.

@@ -1,6 +1,7 @@
 //! One living upstream connection: the task that reads, the task that writes, and their end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use stratum_core::common_messages_sv2::MESSAGE_TYPE_RECONNECT;
@@ -58,7 +59,8 @@ pub(super) struct Asked {
 }
 
 impl Established {
-    pub(super) fn new(connection: Connection, id: u64, plan: &Plan) -> Self {
+    pub(super) fn new(connection: Connection, worker_names: bool, plan: &Plan) -> Self {
+        let id = plan.link_ids.fetch_add(1, Ordering::Relaxed);
         let registry = Arc::new(Registry::new(plan.aggregate));
         let (sender, outgoing) = mpsc::channel(plan.queue);
         Self {
@@ -70,7 +72,7 @@ impl Established {
                 id,
                 queue: sender,
                 registry,
-                worker_names: false,
+                worker_names,
             },
             patience: plan.patience,
             last_identity: plan.last_identity.clone(),

@@ -1,10 +1,13 @@
-//! Makes a connection to a pool: TCP, Noise, set-up.
+//! Makes a connection to a pool: TCP, Noise, set-up, extensions.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use service::listener::keep_alive;
+use stratum_core::extensions_sv2::{
+    EXTENSION_TYPE_EXTENSIONS_NEGOTIATION, EXTENSION_TYPE_WORKER_HASHRATE_TRACKING,
+};
 use sv2_connection::{AuthorityPublicKey, Connection, Options};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,6 +17,15 @@ use super::{Plan, UpstreamError};
 
 /// A cable that was cut is noticed after about a minute.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a pool may think about extensions. Spent once on one that ignores the question.
+const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a pool is asked for where miners share channels.
+const WANTED: [u16; 2] = [
+    EXTENSION_TYPE_EXTENSIONS_NEGOTIATION,
+    EXTENSION_TYPE_WORKER_HASHRATE_TRACKING,
+];
 
 /// A pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +71,42 @@ impl Upstream {
     }
 }
 
-/// A connection on which channels can be opened.
-pub(super) async fn dial(upstream: &Upstream, plan: &Plan) -> Result<Established, UpstreamError> {
+/// A connection to the pool of this number in the order on which channels can be opened; `place` is where it is now.
+pub(super) async fn dial(
+    pool: usize,
+    place: &Upstream,
+    plan: &Plan,
+) -> Result<Established, UpstreamError> {
+    let mut connection = connect(place, plan).await?;
+    // Without shared channels, each miner's name is its channel's.
+    let Some(silent) = plan.without_extensions.get(pool).filter(|_| plan.aggregate) else {
+        return Ok(Established::new(connection, false, plan));
+    };
+    if silent.load(Ordering::Relaxed) {
+        return Ok(Established::new(connection, false, plan));
+    }
+    let patience = plan.connect_patience.min(NEGOTIATION_PATIENCE);
+    match sv2_connection::negotiate(&mut connection, &WANTED, patience).await {
+        Ok(spoken) => {
+            let worker_names = spoken.contains(&EXTENSION_TYPE_WORKER_HASHRATE_TRACKING);
+            Ok(Established::new(connection, worker_names, plan))
+        }
+        Err(error @ sv2_connection::Error::ExtensionRequired(_)) => Err(error.into()),
+        Err(error) => {
+            tracing::info!(
+                upstream = %place.address, %error,
+                "the upstream does not say which extensions it speaks, and is not asked again; the pool cannot tell workers apart"
+            );
+            silent.store(true, Ordering::Relaxed);
+            if !matches!(error, sv2_connection::Error::NegotiationTimeout) {
+                connection = connect(place, plan).await?;
+            }
+            Ok(Established::new(connection, false, plan))
+        }
+    }
+}
+
+async fn connect(upstream: &Upstream, plan: &Plan) -> Result<Connection, UpstreamError> {
     let patience = plan.connect_patience;
     let stream = timeout(patience, TcpStream::connect(&upstream.address))
         .await
@@ -75,11 +121,7 @@ pub(super) async fn dial(upstream: &Upstream, plan: &Plan) -> Result<Established
     let mut connection =
         sv2_connection::connect(stream, upstream.authority_public_key, options).await?;
     set_up(&mut connection, upstream, patience).await?;
-    Ok(Established::new(
-        connection,
-        plan.link_ids.fetch_add(1, Ordering::Relaxed),
-        plan,
-    ))
+    Ok(connection)
 }
 
 async fn set_up(

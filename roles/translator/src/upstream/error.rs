@@ -67,6 +67,7 @@ impl UpstreamError {
                 Error::WriteTimeout => "write-timeout",
                 Error::SetupRefused(_) => "setup-refused",
                 Error::SetupTimeout => "setup-timeout",
+                Error::NegotiationTimeout | Error::ExtensionRequired(_) => "extensions",
                 Error::FrameTooLarge { .. } | Error::Malformed(_) | Error::Unexpected { .. } => {
                     "protocol"
                 }

@@ -17,11 +17,12 @@ const EXTRANONCE_SIZE: u16 = 12;
 
 /// Comes back when the pool has been good for so long, or was not.
 pub(super) async fn probe(
+    pool: usize,
     upstream: &Upstream,
     plan: &Plan,
     good_for: Duration,
 ) -> Result<(), UpstreamError> {
-    let established = dial(upstream, plan).await?;
+    let established = dial(pool, upstream, plan).await?;
     let good_at = Instant::now() + good_for;
     let (asking, mut asked) = mpsc::channel(1);
     let proving = prove(established.link(), plan);

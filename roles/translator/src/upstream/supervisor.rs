@@ -295,7 +295,7 @@ impl Supervisor {
         };
         let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
         let probing = async move {
-            let probing = probe(&plan.upstreams[pool], &plan, good_for);
+            let probing = probe(pool, &plan.upstreams[pool], &plan, good_for);
             match shutdown.run_until_cancelled(probing).await {
                 Some(result) => Event::Probed { pool, result },
                 None => Event::Stopped,
@@ -342,7 +342,7 @@ impl Supervisor {
         let slot = attempt.slot;
         let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
         let dialling = async move {
-            let dialling = dial(&attempt.place, &plan);
+            let dialling = dial(attempt.pool, &attempt.place, &plan);
             match shutdown.run_until_cancelled(dialling).await {
                 Some(result) => Event::Dialled(attempt, result.map(Box::new)),
                 None => Event::Stopped,

@@ -114,6 +114,8 @@ pub(crate) struct Pool {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Heard {
     Setup,
+    /// Which extensions are spoken.
+    Extensions,
     Open {
         request_id: u32,
         user: String,
@@ -150,6 +152,7 @@ impl Pool {
             let heard = &mut self.heard;
             let read = self.connection.reader.read(|frame| {
                 heard.push_back(match frame.message_type {
+                    _ if frame.extension_type != 0 => Heard::Extensions,
                     0..0x10 => {
                         frame.common()?;
                         Heard::Setup
