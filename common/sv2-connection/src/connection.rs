@@ -407,6 +407,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn neither_end_holds_small_messages_back() {
+        let authority = Authority::new(AuthoritySecretKey::generate()).unwrap();
+        let key = Some(authority.public());
+        let (client, server) = sockets().await;
+        let (client, server) = tokio::join!(
+            connect(client, key, Options::default()),
+            accept(server, &authority, Options::default())
+        );
+        for end in [client.unwrap(), server.unwrap()] {
+            let stream: &TcpStream = end.writer.stream.as_ref();
+            assert!(stream.nodelay().unwrap());
+        }
+    }
+
+    #[tokio::test]
     async fn handshakes_wait_at_the_gate_and_not_for_clients_that_stall() {
         let gate = Gate::new(1);
         let authority = Authority::new(AuthoritySecretKey::generate()).unwrap();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ledger::{Booking, Ledger};
-use service::listener::Accepted;
+use service::{listener::Accepted, pace::Pace};
 use sv2_connection::{Authority, Connection, FrameBuffer, Gate, Options, accept_at};
 use templates::Templates;
 use tokio::{
@@ -22,7 +22,6 @@ use tracing::{debug, info};
 use crate::{
     blocks::{self, Blocks},
     board::Work,
-    limits::Pace,
     session::{Farewell, Fault, Found, Resources, Session},
     status::Counters,
     tiers::{Tier, Tiers},
@@ -102,9 +101,7 @@ pub(crate) async fn serve(
         connection = handshake => match connection {
             Ok(mut connection) => {
                 debug!(%peer, "connected");
-                let pace = Some(shared.messages_per_second)
-                    .filter(|rate| *rate > 0)
-                    .map(|rate| Pace::new(rate, accepted_at));
+                let pace = Pace::new(shared.messages_per_second, accepted_at);
                 let mut driver = Driver {
                     session: Session::new(Arc::clone(&shared.resources), accepted_at),
                     out: FrameBuffer::new(),
@@ -168,7 +165,7 @@ struct Driver {
     booking: Booking,
     /// The number of the last turn that was booked.
     turn: u64,
-    pace: Option<Pace>,
+    pace: Pace,
     /// The client sent too many messages; until then it is not read.
     resume_at: Option<Instant>,
     /// Whether there have been no templates for too long.
@@ -288,10 +285,10 @@ impl Driver {
 
     /// Lets a client wait that sends too many messages: TCP slows it down, and nothing of it is lost.
     fn keep_pace(&mut self, read: &Frames) {
-        let (Some(pace), Some(now)) = (&mut self.pace, read.at) else {
+        let Some(now) = read.at else {
             return;
         };
-        self.resume_at = pace.spend(read.count, now);
+        self.resume_at = self.pace.spend(read.count, now);
         if self.resume_at.is_some() {
             self.shared.counters.throttled();
         }

@@ -14,38 +14,6 @@ use crate::session::Fault;
 /// 500 million times.
 pub(crate) const EXPECTED_SHARES: f64 = 20.0;
 
-/// How many seconds' worth of messages may come at once: a translator's miners come back together.
-const BURST: Duration = Duration::from_secs(1);
-
-/// The rate of a client's messages: a bucket that holds [`BURST`] and refills evenly.
-///
-/// It delays and never refuses, because no share of an honest client may be lost. What a turn reads is booked as a whole,
-/// so the bucket can be overdrawn by one read.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    interval: Duration,
-    /// When the bucket will be full again, or was.
-    full_at: Instant,
-}
-
-impl Pace {
-    /// A full bucket.
-    pub(crate) fn new(per_second: u32, now: Instant) -> Self {
-        Self {
-            interval: Duration::from_secs(1) / per_second.max(1),
-            full_at: now,
-        }
-    }
-
-    /// Books messages that were read. If there were too many, when the next may be read.
-    pub(crate) fn spend(&mut self, messages: u32, now: Instant) -> Option<Instant> {
-        self.full_at = self.full_at.max(now) + self.interval * messages;
-        self.full_at
-            .checked_sub(BURST)
-            .filter(|may_read_at| *may_read_at > now)
-    }
-}
-
 /// Places for the channels of all connections together.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -146,49 +114,5 @@ impl Patience {
         }
         let at = (self.heard_at + allowance.idle?).max(self.granted_until.unwrap_or(self.heard_at));
         has_work.then_some((at, Fault::Idle))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn a_burst_of_one_second_passes_and_then_the_rate_holds() {
-        let start = Instant::now();
-        let mut pace = Pace::new(100, start);
-        assert_eq!(pace.spend(60, start), None);
-        assert_eq!(pace.spend(40, start), None);
-        assert_eq!(pace.spend(1, start), Some(start + SECOND / 100));
-        let mut now = start;
-        let mut messages = 101;
-        while now < start + 10 * SECOND {
-            now = pace.spend(50, now).unwrap_or(now);
-            messages += 50;
-        }
-        let seconds = now.duration_since(start).as_secs_f64();
-        let allowed = 100.0 * (seconds + 1.0);
-        assert!(
-            (f64::from(messages) - allowed).abs() <= 50.0,
-            "{messages} in {seconds}"
-        );
-    }
-
-    #[test]
-    fn a_bucket_that_was_long_full_holds_no_more_than_a_burst() {
-        let start = Instant::now();
-        let mut pace = Pace::new(100, start);
-        let now = start + 1000 * SECOND;
-        assert_eq!(pace.spend(100, now), None);
-        assert!(pace.spend(1, now).is_some());
-    }
-
-    #[test]
-    fn an_enormous_overdraft_does_not_overflow() {
-        let start = Instant::now();
-        let resume = Pace::new(1, start).spend(u32::MAX, start);
-        assert!(resume.is_some_and(|at| at > start));
     }
 }

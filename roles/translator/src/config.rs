@@ -60,6 +60,8 @@ pub struct Config {
     pub upstream_queue: usize,
     /// Malformed lines that a miner may send before it is disconnected.
     pub max_malformed_lines: u32,
+    /// Lines of one miner per second, with bursts of one second's worth; beyond, it is not read. 0 is no limit.
+    pub lines_per_second: u32,
     /// Time for a miner to authorise.
     pub setup_timeout_seconds: u64,
     /// Time without a line, after which a miner is disconnected.
@@ -120,6 +122,7 @@ impl Default for Config {
             max_in_flight_shares: 1024,
             upstream_queue: 1024,
             max_malformed_lines: 10,
+            lines_per_second: 5_000,
             setup_timeout_seconds: 60,
             idle_timeout_seconds: 900,
             write_timeout_seconds: 15,

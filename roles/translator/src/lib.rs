@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use service::http;
 use service::listener::{Accepted, Listener};
+use service::pace::Pace;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -240,6 +241,7 @@ impl Translator {
             settings: Arc::new(self.config.settings()),
             tls: self.tls.clone(),
             write_timeout: Duration::from_secs(self.config.write_timeout_seconds),
+            lines_per_second: self.config.lines_per_second,
             linger: Duration::from_secs(self.config.linger_seconds),
             reconnect: self.config.reconnect_on_shutdown,
             status: Arc::clone(&self.status),
@@ -260,8 +262,10 @@ impl Translator {
         };
         let links = self.upstream.links[slot].subscribe();
         let common = Arc::clone(common);
+        // On the heap: most connections need it for no time at all.
+        let identified = Box::pin(identify(accepted, stop.clone()));
         async move {
-            let Some(accepted) = identify(accepted, &stop).await else {
+            let Some(accepted) = identified.await else {
                 return;
             };
             let Accepted {
@@ -272,9 +276,10 @@ impl Translator {
             } = accepted;
             tracing::debug!(%peer, "miner connected");
             let entry = common.status.arrive(peer);
+            let pace = Pace::new(common.lines_per_second, now.instant);
             let session = Session::new(now, extranonce1, Arc::clone(&common.settings));
             let mut driver = Driver::new(session, Arc::clone(&entry), links);
-            let mut socket = Socket::new(stream, common.write_timeout);
+            let mut socket = Socket::new(stream, common.write_timeout, pace);
             // The listener's first socket is the plain one.
             let entered = match &common.tls {
                 // On the heap, because it is over soon.
@@ -291,6 +296,7 @@ impl Translator {
                 // On the heap: needed once, at the end.
                 Box::pin(socket.farewell(&mut driver, common.reconnect)).await;
             }
+            let peer = entry.address();
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
             socket.close();
             drop((socket, permit));
@@ -305,6 +311,7 @@ struct Common {
     settings: Arc<Settings>,
     tls: Option<Arc<Door>>,
     write_timeout: Duration,
+    lines_per_second: u32,
     linger: Duration,
     /// Whether miners are asked to come again at the end.
     reconnect: bool,
@@ -312,12 +319,10 @@ struct Common {
 }
 
 /// Learns who really calls; `None` if that is not to be had.
-async fn identify(accepted: Accepted, shutdown: &CancellationToken) -> Option<Accepted> {
+async fn identify(accepted: Accepted, shutdown: CancellationToken) -> Option<Accepted> {
     let peer = accepted.peer;
-    // On the heap: most connections need it for no time at all.
-    let identified = Box::pin(accepted.identify());
     tokio::select! {
-        identified = identified => identified
+        identified = accepted.identify() => identified
             .inspect_err(|reason| tracing::debug!(%peer, %reason, "connection refused"))
             .ok(),
         () = shutdown.cancelled() => None,

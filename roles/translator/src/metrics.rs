@@ -162,9 +162,12 @@ fn own(families: &mut Families, totals: &Totals) {
     families.listener("translator", &totals.listener);
     families.counters(
         "hashpool_translator_throttled_total",
-        "Times that a miner was let wait: for other TLS handshakes.",
+        "Times that a miner was let wait: for other TLS handshakes, or because it sent too many lines a second.",
         "reason",
-        [("handshakes", totals.handshakes_waited)],
+        [
+            ("handshakes", totals.handshakes_waited),
+            ("lines", totals.traffic.throttled),
+        ],
     );
 }
 

@@ -58,6 +58,8 @@ pub struct TrafficSnapshot {
     pub bytes_received: u64,
     /// `mining.notify` messages to miners.
     pub notifications: u64,
+    /// Times that a miner was not read for a while, because it sent more lines than `lines_per_second`.
+    pub throttled: u64,
 }
 
 /// A pool.
@@ -243,6 +245,8 @@ pub(crate) struct MinerNow {
 pub(crate) struct Traffic {
     pub(crate) from_miner: u64,
     pub(crate) to_miner: u64,
+    /// Times that the miner had to wait because it sent too many lines.
+    pub(crate) throttled: u64,
     /// How long the answers to what was read last have taken.
     pub(crate) answered_after: Option<Duration>,
 }
@@ -277,6 +281,7 @@ pub(crate) struct TrafficTotals {
     pub(crate) from_miners: u64,
     pub(crate) to_miners: u64,
     pub(crate) notifications: u64,
+    pub(crate) throttled: u64,
     /// From reading requests to having written their answers, once for each read.
     pub(crate) answers: Latencies,
 }
@@ -285,6 +290,7 @@ impl TrafficTotals {
     pub(crate) fn add(&mut self, traffic: &Traffic, notifications: u64) {
         self.from_miners += traffic.from_miner;
         self.to_miners += traffic.to_miner;
+        self.throttled += traffic.throttled;
         self.notifications = notifications;
         if let Some(after) = traffic.answered_after {
             self.answers.0.observe(after.as_secs_f64());
@@ -294,6 +300,7 @@ impl TrafficTotals {
     fn merge(&mut self, other: &Self) {
         self.from_miners += other.from_miners;
         self.to_miners += other.to_miners;
+        self.throttled += other.throttled;
         self.notifications += other.notifications;
         self.answers.0.add(&other.answers.0);
     }
@@ -303,11 +310,16 @@ impl TrafficTotals {
             bytes_sent: self.from_miners,
             bytes_received: self.to_miners,
             notifications: self.notifications,
+            throttled: self.throttled,
         }
     }
 }
 
 impl Miner {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Called by the miner's own task only.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut MinerNow)) {
         let mut now = lock(&self.now);

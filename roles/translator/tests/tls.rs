@@ -388,6 +388,7 @@ async fn a_miner_that_does_not_read_is_cut_off_over_tls_too() {
     let translator = Running::start(vec![PoolHouse::new().await.upstream()], |config| {
         certificate.configure(config);
         config.write_timeout_seconds = 1;
+        config.lines_per_second = 0;
     })
     .await;
     let miner = certificate.miner(&translator).await;

@@ -447,6 +447,7 @@ async fn a_miner_that_does_not_read_is_cut_off_and_nobody_else_notices() {
     let house = PoolHouse::new().await;
     let translator = Running::start(vec![house.upstream()], |config| {
         config.write_timeout_seconds = 1;
+        config.lines_per_second = 0;
     })
     .await;
     let mut pool = house.accept().await;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use service::pace::Pace;
 use stratum_v1::{Line, LineBuffer};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -23,6 +24,9 @@ pub(crate) struct Socket {
     /// When the miner must have taken what is unwritten.
     write_deadline: Option<Instant>,
     write_timeout: Duration,
+    pace: Pace,
+    /// The miner sent too many lines; none is read until the pace allows it.
+    throttled: bool,
 }
 
 enum Wake {
@@ -34,7 +38,7 @@ enum Wake {
 
 impl Socket {
     /// A connection that speaks as it is.
-    pub(crate) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+    pub(crate) fn new(stream: TcpStream, write_timeout: Duration, pace: Pace) -> Self {
         Self {
             stream,
             transport: Transport::Plain,
@@ -42,6 +46,8 @@ impl Socket {
             backlog: false,
             write_deadline: None,
             write_timeout,
+            pace,
+            throttled: false,
         }
     }
 
@@ -85,7 +91,8 @@ impl Socket {
             {
                 return End::Session(reason);
             }
-            if self.backlog && driver.may_handle_lines() {
+            let paused_until = self.paused_until();
+            if self.backlog && paused_until.is_none() && driver.may_handle_lines() {
                 self.handle_lines(&[], driver);
                 // Others run in between, however much this miner has sent.
                 tokio::task::yield_now().await;
@@ -97,7 +104,7 @@ impl Socket {
             driver.publish();
             driver.give_buffers_back();
             let writing = self.is_writing(driver);
-            let reading = !writing && driver.may_handle_lines();
+            let reading = !writing && paused_until.is_none() && driver.may_handle_lines();
             let interest = if writing {
                 Interest::WRITABLE
             } else {
@@ -106,6 +113,7 @@ impl Socket {
             let deadline = self
                 .write_deadline
                 .unwrap_or_else(|| driver.next_deadline());
+            let deadline = paused_until.map_or(deadline, |resume| resume.min(deadline));
             let wake = tokio::select! {
                 _ = self.stream.ready(interest), if reading || writing => Wake::Socket,
                 () = driver.wait(!writing) => Wake::Driver,
@@ -154,19 +162,34 @@ impl Socket {
     fn handle_lines(&mut self, chunk: &[u8], driver: &mut Driver) {
         let now = now();
         let mut lines = self.lines.lines(chunk);
+        let mut handled = 0;
         self.backlog = false;
         loop {
             if !driver.may_handle_more() {
                 self.backlog = true;
-                return;
+                break;
             }
             match lines.next() {
                 Some(Line::Whole(line)) => driver.session.handle_line(now, line, &mut driver.out),
                 Some(Line::TooLong) => driver.session.handle_oversized_line(now, &mut driver.out),
-                None => return,
+                None => break,
             }
+            handled += 1;
             driver.send_requests();
         }
+        drop(lines);
+        self.throttled = self.pace.spend(handled, now.instant).is_some();
+        driver.since_published.throttled += u64::from(self.throttled);
+    }
+
+    /// Until when a miner that sent too many lines has to wait.
+    fn paused_until(&mut self) -> Option<Instant> {
+        if !self.throttled {
+            return None;
+        }
+        let resumes_at = self.pace.resumes_at(Instant::now());
+        self.throttled = resumes_at.is_some();
+        resumes_at
     }
 
     /// Whether something has not been taken by the socket.

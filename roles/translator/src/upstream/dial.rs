@@ -108,12 +108,7 @@ pub(super) async fn dial(
 
 async fn connect(upstream: &Upstream, plan: &Plan) -> Result<Connection, UpstreamError> {
     let patience = plan.connect_patience;
-    let stream = timeout(patience, TcpStream::connect(&upstream.address))
-        .await
-        .map_err(|_| UpstreamError::ConnectTimeout)?
-        .map_err(sv2_connection::Error::from)?;
-    // Without it the connection works all the same.
-    let _ = keep_alive(&stream, KEEPALIVE_AFTER);
+    let stream = call(&upstream.address, patience).await?;
     let options = Options {
         handshake_timeout: patience,
         ..Options::default()
@@ -122,6 +117,16 @@ async fn connect(upstream: &Upstream, plan: &Plan) -> Result<Connection, Upstrea
         sv2_connection::connect(stream, upstream.authority_public_key, options).await?;
     set_up(&mut connection, upstream, patience).await?;
     Ok(connection)
+}
+
+async fn call(address: &str, patience: Duration) -> Result<TcpStream, UpstreamError> {
+    let stream = timeout(patience, TcpStream::connect(address))
+        .await
+        .map_err(|_| UpstreamError::ConnectTimeout)?
+        .map_err(sv2_connection::Error::from)?;
+    // Without it the connection works all the same.
+    let _ = keep_alive(&stream, KEEPALIVE_AFTER);
+    Ok(stream)
 }
 
 async fn set_up(
@@ -140,9 +145,20 @@ async fn set_up(
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
     use sv2_connection::{Authority, AuthoritySecretKey};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_pool_whose_machine_is_gone_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stream = call(&address, Duration::from_secs(60)).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+    }
 
     #[test]
     fn a_pool_sends_elsewhere_only_those_who_know_its_key() {
