@@ -21,10 +21,42 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (methods, params).prop_map(|(method, params)| Step::Line(format!(
             r#"{{"id":1,"method":"{method}","params":{params}}}"#
         ))),
+        2 => wish(),
         1 => any::<Vec<u8>>().prop_map(Step::Bytes),
         4 => (0u8..13, 0u32..20).prop_map(|(event, number)| Step::Event(event, number)),
         1 => (0u64..400).prop_map(Step::Wait),
     ]
+}
+
+/// Something about difficulty or versions, with whatever number.
+fn wish() -> impl Strategy<Value = Step> {
+    let number = prop_oneof![
+        any::<f64>().prop_map(|number| number.to_string()),
+        (-40..40).prop_map(|exponent| format!("1e{exponent}")),
+        Just("null".to_owned()),
+    ];
+    (0..6, number).prop_map(|(kind, number)| {
+        let (method, params) = match kind {
+            0 => ("suggest_difficulty", format!("[{number}]")),
+            1 => ("authorize", format!(r#"["account.worker","d={number},x"]"#)),
+            2 => (
+                "authorize",
+                format!(r#"["account.worker","fd={number};th={number}"]"#),
+            ),
+            3 => (
+                "configure",
+                format!(r#"[["minimum-difficulty"],{{"minimum-difficulty.value":{number}}}]"#),
+            ),
+            4 => (
+                "configure",
+                r#"[["version-rolling"],{"version-rolling.mask":"00ffe000"}]"#.to_owned(),
+            ),
+            _ => ("multi_version", "[4]".to_owned()),
+        };
+        Step::Line(format!(
+            r#"{{"id":1,"method":"mining.{method}","params":{params}}}"#
+        ))
+    })
 }
 
 proptest! {
@@ -77,6 +109,15 @@ proptest! {
                     let work = miner.next_work([u8::try_from(number % 3).unwrap(); 32], target);
                     miner.leaving_event(ChannelEvent::Work(work));
                 }
+            }
+            for request in miner.requests() {
+                let (Request::Open(OpenChannel { hashrate, .. }) | Request::Update { hashrate, .. }) = request else {
+                    continue;
+                };
+                // SV2 carries it as a 32-bit float.
+                #[allow(clippy::cast_possible_truncation)]
+                let on_the_wire = hashrate.value() as f32;
+                prop_assert!(on_the_wire.is_finite());
             }
             prop_assert!(miner.tally_adds_up());
             let forwarded = miner.session.tally().forwarded;

@@ -107,6 +107,16 @@ fn a_password_shapes_the_channel_before_it_opens() {
 }
 
 #[test]
+fn a_password_leaves_no_trace() {
+    let mut miner = Conversation::mining(|_| ());
+    let heard = miner.say(&authorize("hunter2,d=5"));
+    assert!(heard[0].contains("true"));
+    let requests = miner.requests();
+    let seen = format!("{:?} {heard:?} {requests:?}", miner.session);
+    assert!(!seen.contains("hunter2"), "{seen}");
+}
+
+#[test]
 fn a_market_gets_no_difficulty_below_its_own_minimum() {
     let mut miner = connected(nicehash);
     miner.say(SUBSCRIBE);
