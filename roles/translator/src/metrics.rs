@@ -173,12 +173,6 @@ fn own(families: &mut Families, totals: &Totals) {
 
 fn upstreams(families: &mut Families, status: &StatusHandle) {
     let upstreams = status.upstreams();
-    let connected = upstreams.iter().map(|upstream| upstream.connected).sum();
-    families.gauge(
-        "hashpool_translator_upstream_connections",
-        "Connections to pools that are up.",
-        count(connected),
-    );
     families.counter(
         "hashpool_translator_upstream_connects_total",
         "Connections to pools that were made.",
@@ -190,12 +184,15 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
         status.upstream_moves(),
     );
     // A pool that is configured twice is one here.
-    let (mut healthy, mut failures) = (BTreeMap::new(), BTreeMap::new());
+    let (mut healthy, mut connections) = (BTreeMap::new(), BTreeMap::new());
+    let mut failures = BTreeMap::new();
     for upstream in &upstreams {
+        let address = &*upstream.address;
         let is_healthy = upstream.health == UpstreamHealth::Healthy;
-        *healthy.entry(&*upstream.address).or_insert(false) |= is_healthy;
+        *healthy.entry(address).or_insert(false) |= is_healthy;
+        *connections.entry(address).or_insert(0) += upstream.connected;
         for (reason, count) in &upstream.failures {
-            *failures.entry(*reason).or_default() += count;
+            *failures.entry([address, *reason]).or_default() += count;
         }
     }
     families.gauges(
@@ -206,10 +203,18 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
             .into_iter()
             .map(|(address, healthy)| (address, f64::from(u8::from(healthy)))),
     );
-    families.counters(
+    families.gauges(
+        "hashpool_translator_upstream_connections",
+        "Connections to this pool that are up.",
+        "upstream",
+        connections
+            .into_iter()
+            .map(|(address, connected)| (address, count(connected))),
+    );
+    families.counters_by_two(
         "hashpool_translator_upstream_failures_total",
-        "Failed attempts to connect to pools, and connections to them that were lost.",
-        "reason",
+        "Failed attempts to connect to this pool, and connections to it that were lost.",
+        ["upstream", "reason"],
         failures,
     );
 }

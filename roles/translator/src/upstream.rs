@@ -12,6 +12,7 @@ mod probe;
 mod roster;
 mod router;
 mod shared;
+mod slot;
 mod supervisor;
 mod vitals;
 

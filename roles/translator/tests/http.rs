@@ -150,7 +150,6 @@ async fn every_metric_agrees_with_the_status_and_with_what_happened() {
         ("stratum_notifications_total", 2.0),
         ("stratum_connect_latency_seconds_count", 2.0),
         ("stratum_connection_duration_seconds_count", 1.0),
-        ("hashpool_translator_upstream_connections", 1.0),
     ] {
         assert!(close(metrics[name], value), "{name}: {metrics:#?}");
     }
@@ -159,6 +158,44 @@ async fn every_metric_agrees_with_the_status_and_with_what_happened() {
         metrics["stratum_request_response_seconds_count"] >= 7.0,
         "{metrics:#?}"
     );
+}
+
+#[tokio::test]
+async fn what_became_of_each_pool_is_shown() {
+    let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
+    let upstreams = vec![first.upstream(), second.upstream()];
+    let translator = Running::start(upstreams, |config| config.failback_after_seconds = 0).await;
+    drop(first.accept().await);
+    let _pool = second.accept().await;
+    translator
+        .until("the second pool", |status| {
+            status.upstreams[1].connected == 1
+        })
+        .await;
+    let metrics = scrape(&get(&translator, "/metrics").await.1);
+    let of = |family: &str, house: &PoolHouse, more: &str| {
+        let address = house.upstream().address;
+        let name = format!("hashpool_translator_upstream_{family}{{upstream=\"{address}\"{more}}}");
+        *metrics
+            .get(&name)
+            .unwrap_or_else(|| panic!("{name}: {metrics:#?}"))
+    };
+    assert!(close(of("healthy", &first, ""), 0.0));
+    assert!(close(of("healthy", &second, ""), 1.0));
+    assert!(close(of("connections", &first, ""), 0.0));
+    assert!(close(of("connections", &second, ""), 1.0));
+    let reason = ",reason=\"closed\"";
+    assert!(close(of("failures_total", &first, reason), 1.0));
+    assert!(close(
+        metrics["hashpool_translator_upstream_moves_total"],
+        1.0
+    ));
+    let (_, body) = get(&translator, "/status").await;
+    let status: Value = serde_json::from_str(&body).unwrap();
+    let shown = &status["upstreams"][0];
+    assert_eq!(shown["health"], "failing", "{status:#}");
+    assert_eq!(shown["failures"]["closed"], 1, "{status:#}");
+    assert!(shown["failing_since_ms"].is_u64(), "{status:#}");
 }
 
 /// Status code and body.

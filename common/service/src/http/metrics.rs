@@ -91,6 +91,27 @@ impl Families {
         self.push(name, help, MetricType::COUNTER, metrics);
     }
 
+    /// Values that only grow, told apart by two labels.
+    pub fn counters_by_two<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; 2],
+        values: impl IntoIterator<Item = ([&'a str; 2], u64)>,
+    ) {
+        let metrics = values
+            .into_iter()
+            .map(|(which, value)| {
+                let pairs = labels.into_iter().zip(which);
+                counter(
+                    value,
+                    pairs.map(|(label, which)| pair(label, which)).collect(),
+                )
+            })
+            .collect();
+        self.push(name, help, MetricType::COUNTER, metrics);
+    }
+
     /// A value that comes and goes.
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         let metric = gauge(value, Vec::new());

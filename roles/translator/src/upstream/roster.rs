@@ -106,9 +106,14 @@ impl Roster {
         self.moves
     }
 
-    /// The first in the order that may be tried now.
+    /// The first in the order that may be tried now. One that failed when it was tried last comes behind those that did not:
+    /// to find that it still does may take long.
     pub(super) fn next(&self, now: Instant) -> Option<usize> {
-        self.pools.iter().position(|pool| pool.may_be_tried(now))
+        let candidates = self.pools.iter().enumerate();
+        candidates
+            .filter(|(_, pool)| pool.may_be_tried(now))
+            .min_by_key(|(index, pool)| (pool.health == UpstreamHealth::Failing, *index))
+            .map(|(index, _)| index)
     }
 
     /// When one of the first `count` may be tried again, if none may now.
@@ -119,7 +124,8 @@ impl Roster {
 
     /// The first one in front of `followed` that may be tried now, and how long it must stay good for miners to go back.
     pub(super) fn better(&self, followed: usize, now: Instant) -> Option<(usize, Duration)> {
-        let index = self.next(now).filter(|index| *index < followed)?;
+        let mut earlier = self.pools.iter().take(followed);
+        let index = earlier.position(|pool| pool.may_be_tried(now))?;
         let doublings = self.pools[index].relapses.min(MOST_DOUBLINGS);
         let good_for = self.waits.failback.saturating_mul(1 << doublings);
         (!good_for.is_zero()).then_some((index, good_for))
@@ -172,25 +178,30 @@ impl Roster {
     /// An attempt to connect failed, or a connection. Says whether that is news.
     pub(super) fn failed(&mut self, index: usize, now: Instant, error: &UpstreamError) -> bool {
         let pool = &mut self.pools[index];
-        pool.failures_in_a_row = pool.failures_in_a_row.saturating_add(1);
-        pool.not_before = Some(now + self.waits.after(pool.failures_in_a_row));
+        // Connections that are lost together are one failure.
+        let again = pool.may_be_tried(now);
+        if again {
+            pool.failures_in_a_row = pool.failures_in_a_row.saturating_add(1);
+            pool.not_before = Some(now + self.waits.after(pool.failures_in_a_row));
+        }
         *pool.failures.entry(error.reason()).or_default() += 1;
         if pool.connected == 0 {
             pool.health = UpstreamHealth::Failing;
             pool.failing_since.get_or_insert_with(SystemTime::now);
         }
         let text = error.to_string();
-        let news = pool.last_error.as_ref() != Some(&text) || pool.failures_in_a_row == 1;
+        let first = again && pool.failures_in_a_row == 1;
+        let news = first || pool.last_error.as_ref() != Some(&text);
         pool.last_error = Some(text);
         news
     }
 
-    /// From now on the miners work for this one.
-    pub(super) fn follow(&mut self, index: usize) {
+    /// From now on the miners work for this one. Says whether they worked for another.
+    pub(super) fn follow(&mut self, index: usize) -> bool {
         let before = self.followed.replace(index);
-        if before.is_some_and(|before| before != index) {
-            self.moves += 1;
-        }
+        let moved = before.is_some_and(|before| before != index);
+        self.moves += u64::from(moved);
+        moved
     }
 }
 
@@ -238,11 +249,37 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_failed_does_not_hold_up_one_that_did_not() {
+        let (mut roster, now) = (roster(), Instant::now());
+        roster.failed(0, now, &error());
+        let later = now + WAITS.last;
+        assert_eq!(roster.next(later), Some(1));
+        // The way back is in the order all the same.
+        assert_eq!(roster.better(1, later), Some((0, WAITS.failback)));
+    }
+
+    #[test]
+    fn connections_that_are_lost_together_are_one_failure() {
+        let (mut roster, now) = (roster(), Instant::now());
+        for _ in 0..64 {
+            roster.connected(0);
+        }
+        for _ in 0..64 {
+            roster.lost(0, now, Duration::from_secs(1), &error());
+        }
+        assert!(roster.next_at(1).unwrap() - now <= WAITS.first);
+        assert_eq!(roster.pools()[0].failures["connect-timeout"], 64);
+    }
+
+    #[test]
     fn waits_grow_to_the_longest_and_a_good_life_ends_them() {
         let (mut roster, now) = (roster(), Instant::now());
+        let mut now = now;
         for _ in 0..40 {
             roster.failed(0, now, &error());
+            now += WAITS.last;
         }
+        roster.failed(0, now, &error());
         let wait = roster.next_at(1).unwrap() - now;
         assert!(wait >= WAITS.last / 2 && wait <= WAITS.last, "{wait:?}");
         roster.connected(0);

@@ -17,6 +17,7 @@ use super::connection::{Asked, Established, Leash};
 use super::dial::dial;
 use super::probe::probe;
 use super::roster::GOOD_LIFETIME;
+use super::slot::{Own, Redirect, Slot};
 use super::{Link, Plan, Roster, Upstream, UpstreamError};
 
 /// How often in a row a pool may send a new connection elsewhere.
@@ -78,38 +79,6 @@ struct Supervisor {
     shutdown: CancellationToken,
 }
 
-/// A place for a connection; miners are spread over them.
-struct Slot {
-    links: watch::Sender<Option<Link>>,
-    own: Option<Own>,
-    dialling: Option<Id>,
-    /// Where the pool sends the connection.
-    redirect: Option<Redirect>,
-    /// Of this slot, in a row.
-    failures: u32,
-    retry_at: Instant,
-}
-
-/// A connection that runs for a slot.
-struct Own {
-    link: Link,
-    task: Id,
-    pool: usize,
-    /// As configured, or where the pool has sent us.
-    place: Upstream,
-    since: Instant,
-    /// The pool has asked us to go.
-    leaving: bool,
-    hops: u32,
-    retire: CancellationToken,
-}
-
-struct Redirect {
-    pool: usize,
-    place: Upstream,
-    hops: u32,
-}
-
 /// What a connection is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -145,47 +114,6 @@ enum Event {
         result: Result<(), UpstreamError>,
     },
     Stopped,
-}
-
-impl Slot {
-    fn new(links: watch::Sender<Option<Link>>) -> Self {
-        Self {
-            links,
-            own: None,
-            dialling: None,
-            redirect: None,
-            failures: 0,
-            retry_at: Instant::now(),
-        }
-    }
-
-    /// The slot's own link to this pool, if it may be used.
-    fn good(&self, pool: usize) -> Option<&Link> {
-        let own = self.own.as_ref()?;
-        (own.pool == pool && !own.leaving).then_some(&own.link)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.dialling.is_none() && self.redirect.is_none()
-    }
-
-    fn publish(&self, link: Option<&Link>) {
-        self.links.send_if_modified(|published| {
-            let id = |link: Option<&Link>| link.map(|link| link.id);
-            let changed = id(published.as_ref()) != id(link);
-            if changed {
-                *published = link.cloned();
-            }
-            changed
-        });
-    }
-
-    /// From now on the slot's own connection is as good as gone: it ends when the last miner has left it.
-    fn retire(&mut self) {
-        if let Some(own) = self.own.take() {
-            own.retire.cancel();
-        }
-    }
 }
 
 impl Supervisor {
@@ -401,10 +329,13 @@ impl Supervisor {
         }
         tracing::info!(upstream = %place.address, "connected to the upstream");
         self.following = Some(pool);
-        {
+        let moved = {
             let mut roster = self.roster();
             roster.connected(pool);
-            roster.follow(pool);
+            roster.follow(pool)
+        };
+        if moved {
+            tracing::info!(upstream = %place.address, "from now on the miners work for this upstream");
         }
         let link = established.link();
         let link_id = link.id;
