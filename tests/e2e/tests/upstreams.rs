@@ -223,3 +223,53 @@ async fn a_pool_that_stops_as_it_should_costs_no_share() {
         "{shares:?}"
     );
 }
+
+#[tokio::test]
+async fn whatever_happens_to_the_pools_every_share_is_accounted_for() {
+    let (mut first, mut second) = (House::new(1).await, House::new(2).await);
+    let translator = translator_for(&first, &second, false).await;
+    let miners =
+        ["alice.one", "bob.two"].map(|name| start_miner(translator.address, name, HASHRATE));
+    first.takes(10).await;
+    // The second dies while miners work for it and the first is being tried.
+    first.kill();
+    second.takes(10).await;
+    first.start_again().await;
+    second.kill();
+    first.takes(10).await;
+    // The first leaves as it should, and there is no other.
+    first.pool.stop();
+    until("there is no pool", || {
+        (!translator.status.is_ready()).then_some(())
+    })
+    .await;
+    first.kill();
+    second.start_again().await;
+    second.takes(10).await;
+    // Both at once, and both back at once.
+    first.start_again().await;
+    first.kill();
+    second.kill();
+    tokio::join!(first.start_again(), second.start_again());
+    until("one of them takes shares", || {
+        let counted = |house: &House| house.pool.status.snapshot().shares_accepted;
+        (counted(&first) + counted(&second) >= 20).then_some(())
+    })
+    .await;
+    for miner in &miners {
+        let mined = miner.status.snapshot();
+        assert_eq!((mined.connects, mined.malformed_lines), (1, 0), "{mined:?}");
+        miner.stop();
+    }
+    let shares = until("all shares have their answers", || {
+        let status = translator.status.snapshot();
+        (status.connected == 0 && status.shares.in_flight == 0).then_some(status.shares)
+    })
+    .await;
+    assert!(shares.add_up(), "{shares:?}");
+    let mined = miners
+        .each_ref()
+        .map(|miner| miner.status.snapshot().submitted);
+    assert_eq!(shares.submitted, mined.iter().sum::<u64>(), "{shares:?}");
+    all_are_in_the_books(&shares, first.counted() + second.counted());
+}
