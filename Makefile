@@ -12,10 +12,10 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test interop lint fmt setup bench-pool bench-share bench-vardiff
+.PHONY: help up test interop lint fmt setup bench-pool bench-translator bench-share bench-vardiff
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make up takes NODE=http://user:pass@127.0.0.1:18443 for a real node instead of the embedded chain,'
 	@echo '  DATA=folder, THREADS=n and HASHRATE=hashes_per_second, and ends with Ctrl-C.'
@@ -49,6 +49,13 @@ bench-pool: ## the pool under load, beside SRI's pool_sv2 where that is in PATH 
 	@$(CARGO) build --quiet --release --locked --package hashpool --package bench-pool
 	@sri="$${SRI_POOL:-$$(command -v pool_sv2)}"; \
 		exec '$(TARGET)/release/bench-pool' --hashpool '$(TARGET)/release/hashpool' $${sri:+--sri "$$sri"} $(ARGS)
+
+bench-translator: ## the translator with its pool under load, beside SRI's where PATH or SRI_TRANSLATOR and SRI_POOL say; ARGS=arguments
+	@tools/setup build
+	@$(CARGO) build --quiet --release --locked --package hashpool --package bench-translator
+	@translator="$${SRI_TRANSLATOR:-$$(command -v translator_sv2)}"; pool="$${SRI_POOL:-$$(command -v pool_sv2)}"; \
+		exec '$(TARGET)/release/bench-translator' --hashpool '$(TARGET)/release/hashpool' \
+		$${translator:+$${pool:+--sri-translator "$$translator" --sri-pool "$$pool"}} $(ARGS)
 
 bench-share: ## what a share costs at least, beside channels_sv2
 	@tools/setup build

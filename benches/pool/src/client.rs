@@ -22,15 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ROLLABLE: u16 = 8;
 
 /// A connection after its set-up.
-pub(crate) struct Client {
-    pub(crate) reader: Reader,
-    pub(crate) writer: Writer,
+#[derive(Debug)]
+pub struct Client {
+    /// What the pool says.
+    pub reader: Reader,
+    /// What it is told.
+    pub writer: Writer,
     requests: u32,
 }
 
 /// A channel with the job that it got at its opening.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub struct Channel {
     id: u32,
     /// The group that gets its jobs, where the pool has no job yet at the opening.
     group: u32,
@@ -56,21 +59,28 @@ struct Job {
 
 /// A share that meets its channel's target.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Share {
+pub struct Share {
     extranonce: u64,
     nonce: u32,
 }
 
 /// What the pool says of shares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
+    /// So many are accepted.
     Accepted(u32),
+    /// One is refused, and why; or the channel is closed.
     Rejected(String),
+    /// Something else.
     Other,
 }
 
 impl Client {
-    pub(crate) async fn connect(pool: SocketAddr, key: AuthorityPublicKey) -> Result<Self> {
+    /// Connects, and goes through the handshake and the set-up.
+    ///
+    /// # Errors
+    /// Whatever the pool does wrong.
+    pub async fn connect(pool: SocketAddr, key: AuthorityPublicKey) -> Result<Self> {
         let stream = TcpStream::connect(pool).await?;
         let mut connection = connect(stream, Some(key), Options::default()).await?;
         let host = pool.ip().to_string();
@@ -85,7 +95,10 @@ impl Client {
     }
 
     /// Opens a channel and waits for its job.
-    pub(crate) async fn open_channel(&mut self) -> Result<Channel> {
+    ///
+    /// # Errors
+    /// Whatever the pool does wrong.
+    pub async fn open_channel(&mut self) -> Result<Channel> {
         self.requests += 1;
         let request_id = self.requests;
         let mut frames = FrameBuffer::new();
@@ -197,7 +210,8 @@ impl Channel {
 
     /// Hashes until there are so many shares. Each has an extranonce of its own, as it has where many miners work on
     /// one channel or a miner is fast, so that no part of the check can be remembered from the share before.
-    pub(crate) fn find_shares(&self, count: usize) -> Vec<Share> {
+    #[must_use]
+    pub fn find_shares(&self, count: usize) -> Vec<Share> {
         (0..)
             .filter_map(|extranonce| self.find(extranonce))
             .take(count)
@@ -236,7 +250,10 @@ impl Channel {
     }
 
     /// Appends the message that submits the share.
-    pub(crate) fn submit(
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub fn submit(
         &self,
         share: Share,
         sequence_number: u32,
@@ -260,7 +277,11 @@ impl Channel {
 }
 
 impl Answer {
-    pub(crate) fn read(frame: Frame<'_>) -> std::result::Result<Self, sv2_connection::Error> {
+    /// Reads what one frame says of shares.
+    ///
+    /// # Errors
+    /// If the frame is malformed.
+    pub fn read(frame: Frame<'_>) -> std::result::Result<Self, sv2_connection::Error> {
         Ok(match frame.mining()? {
             Mining::SubmitSharesSuccess(success) => {
                 Self::Accepted(success.new_submits_accepted_count)

@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Result, client::Client, process::Memory, subject::Pool};
+use bench_pool::{Result, client::Client, process::Memory, subject::Pool};
 
 /// How long a new block may take to the last connection.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub(crate) async fn measure(pool: &Pool, connections: usize, blocks: usize) -> R
             opening.spawn(async {
                 let mut client = connecting.await?;
                 client.open_channel().await?;
-                Ok::<_, crate::Error>(client)
+                Ok::<_, bench_pool::Error>(client)
             });
         }
         while let Some(client) = opening.join_next().await {
@@ -82,7 +82,7 @@ async fn block(pool: &Pool, clients: &mut Vec<Client>) -> Result<(Duration, Dura
             received.push(at.duration_since(announced.at));
             clients.push(client);
         }
-        Ok::<_, crate::Error>(())
+        Ok::<_, bench_pool::Error>(())
     };
     timeout(PATIENCE, all)
         .await

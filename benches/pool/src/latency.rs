@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sv2_connection::FrameBuffer;
 use tokio::time::timeout;
 
-use crate::{
+use bench_pool::{
     Result,
     client::{Answer, Client},
     subject::Pool,

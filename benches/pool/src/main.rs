@@ -9,26 +9,18 @@
     reason = "figures are what it is for"
 )]
 
-mod client;
 mod crowd;
 mod latency;
-mod process;
-mod provider;
 mod report;
-mod subject;
 mod throughput;
 
 use std::path::PathBuf;
 
 use clap::Parser;
 
+use bench_pool::{Result, subject::Subject};
 use report::Figures;
-use subject::Subject;
 use throughput::Load;
-
-/// Whatever goes wrong ends one measurement.
-type Error = Box<dyn std::error::Error + Send + Sync>;
-type Result<T> = std::result::Result<T, Error>;
 
 /// Measures pools under load.
 #[derive(Debug, Parser)]
@@ -127,7 +119,7 @@ async fn measure_one(
 ) -> Result<()> {
     match name {
         "throughput" => {
-            let pool = subject.start(options.batch).await?;
+            let pool = subject.start(options.batch, false).await?;
             let load = Load {
                 connections: options.connections,
                 channels: options.channels,
@@ -138,11 +130,11 @@ async fn measure_one(
             figures.add_throughput(throughput::measure(&pool, load).await?);
         }
         "latency" => {
-            let pool = subject.start(1).await?;
+            let pool = subject.start(1, false).await?;
             figures.add_latency(&latency::measure(&pool, options.single_shares).await?);
         }
         "crowd" => {
-            let pool = subject.start(options.batch).await?;
+            let pool = subject.start(options.batch, false).await?;
             let result = crowd::measure(&pool, options.idle_connections, options.blocks).await?;
             figures.add_crowd(&result);
         }

@@ -1,4 +1,4 @@
-//! A pool's process, and what the kernel says of it.
+//! A process that is measured, and what the kernel says of it.
 
 use std::{
     collections::HashMap,
@@ -12,25 +12,29 @@ use std::{
 use crate::Result;
 
 /// A process that ends with this value.
-pub(crate) struct Process {
+#[derive(Debug)]
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 /// Memory of a process, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Memory {
-    pub(crate) resident: u64,
-    pub(crate) mapped: u64,
+pub struct Memory {
+    /// That the kernel has given it pages for.
+    pub resident: u64,
+    /// That it has asked for.
+    pub mapped: u64,
 }
 
 /// Processor time by thread.
 #[derive(Debug)]
-pub(crate) struct ProcessorTimes(HashMap<OsString, Duration>);
+pub struct ProcessorTimes(HashMap<OsString, Duration>);
 
 impl ProcessorTimes {
     /// What was used since `before`. Threads that have ended meanwhile are not counted; pools keep theirs.
-    pub(crate) fn since(&self, before: &Self) -> Duration {
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Duration {
         self.0
             .iter()
             .map(|(thread, time)| {
@@ -42,7 +46,10 @@ impl ProcessorTimes {
 
 impl Process {
     /// Starts it, with all that it says in this file.
-    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::create(log)?;
         let child = command
             .stdin(Stdio::null())
@@ -59,7 +66,10 @@ impl Process {
     /// Processor time of each of its threads until now, in user space and in the kernel.
     ///
     /// `/proc/PID/stat` has the sum, but in steps of ten milliseconds.
-    pub(crate) fn processor_times(&self) -> Result<ProcessorTimes> {
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn processor_times(&self) -> Result<ProcessorTimes> {
         let mut times = HashMap::new();
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let thread = thread?;
@@ -73,7 +83,11 @@ impl Process {
         Ok(ProcessorTimes(times))
     }
 
-    pub(crate) fn memory(&self) -> Result<Memory> {
+    /// What it occupies now.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn memory(&self) -> Result<Memory> {
         let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -88,13 +102,15 @@ impl Process {
     }
 
     /// The end of what it said, where it has failed.
-    pub(crate) fn last_words(&self) -> String {
+    #[must_use]
+    pub fn last_words(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
+    /// Whether it runs no more.
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 }

@@ -26,7 +26,7 @@ use work::{Target, header::sha256d};
 use crate::Result;
 
 /// Branches of the merkle path: a block of 4,096 transactions.
-pub(crate) const BRANCHES: u64 = 12;
+pub const BRANCHES: u64 = 12;
 
 /// A difficulty of the main chain's size.
 const NBITS: u32 = 0x1702_5ced;
@@ -35,22 +35,30 @@ const NBITS: u32 = 0x1702_5ced;
 const FIRST_HEIGHT: u64 = 900_000;
 
 /// The provider, which serves one pool at a time.
-pub(crate) struct Provider {
-    pub(crate) address: SocketAddr,
-    pub(crate) authority_public_key: AuthorityPublicKey,
+#[derive(Debug)]
+pub struct Provider {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it proves itself with.
+    pub authority_public_key: AuthorityPublicKey,
     orders: mpsc::Sender<oneshot::Sender<Announced>>,
 }
 
 /// A new block, as the pool was told of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Announced {
-    pub(crate) prev_hash: [u8; 32],
+pub struct Announced {
+    /// The block that is mined on from now on, in internal byte order.
+    pub prev_hash: [u8; 32],
     /// Just before the messages were written.
-    pub(crate) at: Instant,
+    pub at: Instant,
 }
 
 impl Provider {
-    pub(crate) async fn start() -> Result<Self> {
+    /// Starts it as a task.
+    ///
+    /// # Errors
+    /// If there is no port.
+    pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let authority = Authority::new(AuthoritySecretKey::generate())?;
@@ -65,7 +73,10 @@ impl Provider {
     }
 
     /// Tells the pool of a new block.
-    pub(crate) async fn announce(&self) -> Result<Announced> {
+    ///
+    /// # Errors
+    /// If the provider has ended.
+    pub async fn announce(&self) -> Result<Announced> {
         let (order, announced) = oneshot::channel();
         self.orders.send(order).await?;
         Ok(announced.await?)

@@ -21,7 +21,7 @@ use crate::{Result, client::Client, process::Process, provider::Provider};
 const SHARES_PER_MINUTE: f64 = 6.0;
 
 /// What each channel says of itself, in H/s.
-pub(crate) const NOMINAL_HASHRATE: f32 = 1.0;
+pub const NOMINAL_HASHRATE: f32 = 1.0;
 
 /// Ten hashes, as a difficulty.
 const MINIMUM_DIFFICULTY: f64 = 2.3e-9;
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A pool's program.
 #[derive(Debug, Clone)]
-pub(crate) enum Subject {
+pub enum Subject {
     /// Ours: the binary `hashpool`.
     Hashpool(PathBuf),
     /// SRI's: the binary `pool_sv2`.
@@ -39,23 +39,36 @@ pub(crate) enum Subject {
 }
 
 /// A pool that runs and has work for everybody.
-pub(crate) struct Pool {
-    pub(crate) process: Process,
-    pub(crate) provider: Provider,
-    pub(crate) address: SocketAddr,
-    pub(crate) authority_public_key: AuthorityPublicKey,
+#[derive(Debug)]
+pub struct Pool {
+    /// Itself.
+    pub process: Process,
+    /// Where its templates come from.
+    pub provider: Provider,
+    /// Where miners connect.
+    pub address: SocketAddr,
+    /// Where `/metrics` is, if it was asked for.
+    pub http: Option<SocketAddr>,
+    /// What it proves itself with.
+    pub authority_public_key: AuthorityPublicKey,
     _folder: TempDir,
 }
 
 impl Subject {
-    pub(crate) fn name(&self) -> &'static str {
+    /// Whose it is.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Hashpool(_) => "hashpool",
             Self::Sri(_) => "SRI",
         }
     }
 
-    pub(crate) fn version(&self) -> Result<String> {
+    /// What the program says of itself.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn version(&self) -> Result<String> {
         let (Self::Hashpool(program) | Self::Sri(program)) = self;
         let output = Command::new(program)
             .arg("--version")
@@ -65,17 +78,25 @@ impl Subject {
     }
 
     /// Starts the pool on templates of a provider of its own. SRI's acknowledges each channel's shares in batches of
-    /// `batch`; ours acknowledges what there is.
-    pub(crate) async fn start(&self, batch: usize) -> Result<Pool> {
+    /// `batch`; ours acknowledges what there is. With `http` it shows its metrics.
+    ///
+    /// # Errors
+    /// If it gives out no work within half a minute.
+    pub async fn start(&self, batch: usize, http: bool) -> Result<Pool> {
         let provider = Provider::start().await?;
         let folder = tempfile::tempdir()?;
         let address = free_address().await?;
+        let http = if http {
+            Some(free_address().await?)
+        } else {
+            None
+        };
         let secret = AuthoritySecretKey::generate();
         let authority_public_key = Authority::new(secret.clone())?.public();
         let config = folder.path().join("pool.toml");
         let mut command = match self {
             Self::Hashpool(program) => {
-                fs::write(&config, hashpool_config(address, &provider))?;
+                fs::write(&config, hashpool_config(address, http, &provider))?;
                 let mut command = Command::new(program);
                 command
                     .arg("pool")
@@ -84,7 +105,7 @@ impl Subject {
             }
             Self::Sri(program) => {
                 let text = sri_config(address, &provider, authority_public_key, &secret, batch);
-                fs::write(&config, text)?;
+                fs::write(&config, sri_monitoring(http) + &text)?;
                 let mut command = Command::new(program);
                 // At its default level it writes a line for each share.
                 command.env("RUST_LOG", "warn");
@@ -100,6 +121,7 @@ impl Subject {
             process,
             provider,
             address,
+            http,
             authority_public_key,
             _folder: folder,
         };
@@ -109,7 +131,11 @@ impl Subject {
 }
 
 impl Pool {
-    pub(crate) async fn connect(&self) -> Result<Client> {
+    /// Connects a miner.
+    ///
+    /// # Errors
+    /// Whatever the pool does wrong.
+    pub async fn connect(&self) -> Result<Client> {
         Client::connect(self.address, self.authority_public_key).await
     }
 
@@ -134,15 +160,19 @@ impl Pool {
 }
 
 /// A port that was free a moment ago: SRI's pool cannot say which it got.
-async fn free_address() -> Result<SocketAddr> {
+///
+/// # Errors
+/// If there is no port.
+pub async fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     Ok(listener.local_addr()?)
 }
 
-fn hashpool_config(address: SocketAddr, provider: &Provider) -> String {
+fn hashpool_config(address: SocketAddr, http: Option<SocketAddr>, provider: &Provider) -> String {
+    let http = http.map_or_else(|| "off".to_owned(), |address| address.to_string());
     format!(
         r#"listen_address = "{address}"
-http_address = "off"
+http_address = "{http}"
 data_dir = "data"
 payout = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
 shares_per_minute = {SHARES_PER_MINUTE:?}
@@ -157,6 +187,13 @@ network = "regtest"
 "#,
         provider.address, provider.authority_public_key,
     )
+}
+
+/// Its metrics are of a moment that is up to five seconds old.
+fn sri_monitoring(http: Option<SocketAddr>) -> String {
+    http.map_or_else(String::new, |address| {
+        format!("monitoring_address = \"{address}\"\nmonitoring_cache_refresh_secs = 5\n")
+    })
 }
 
 fn sri_config(

@@ -10,9 +10,9 @@ use std::{
 use sv2_connection::{FrameBuffer, Reader, Sealer};
 use tokio::{io::AsyncWriteExt, net::tcp::OwnedWriteHalf, sync::Notify, time::timeout};
 
-use crate::{
+use bench_pool::{
     Result,
-    client::{Answer, Channel, Client},
+    client::{Answer, Channel, Client, Share},
     subject::Pool,
 };
 
@@ -150,7 +150,7 @@ impl Loaded {
                 }
                 socket.write_all(bytes).await?;
             }
-            Ok::<_, crate::Error>(())
+            Ok::<_, bench_pool::Error>(())
         };
         let reading = async {
             let mut accepted = 0;
@@ -183,7 +183,7 @@ impl Loaded {
 fn seal(
     channel: &Channel,
     start: usize,
-    batch: &[crate::client::Share],
+    batch: &[Share],
     sealer: &mut Sealer,
     sealed: &mut Vec<u8>,
 ) -> Result<()> {
