@@ -92,7 +92,9 @@ pub(crate) fn measure(stack: &Stack, load: Load) -> Result<Flood> {
     let told = told(&farm);
     // There are programs that do not live to see this.
     let settled = settle(stack, &mut farm, start, accepted_before, told);
-    let (accepted, _) = settled.unwrap_or((last_seen, end - start));
+    let (settled, _) = settled.unwrap_or((0, end - start));
+    // SRI's pool forgets the shares of a connection that has ended.
+    let accepted = last_seen.max(settled);
     let memory = stack
         .translator
         .memory()
@@ -203,7 +205,7 @@ impl Watch {
                     // Before the pool is asked, so that the difference is no larger than it was.
                     let told = told.load(Relaxed);
                     if let Ok(accepted) = http::sum(address, metric) {
-                        last = accepted.saturating_sub(accepted_before);
+                        last = last.max(accepted.saturating_sub(accepted_before));
                         most = most.max(told.saturating_sub(last));
                     }
                     thread::sleep(LOOK);

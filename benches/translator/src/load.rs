@@ -162,7 +162,7 @@ pub(crate) fn settle(
     let mut accepted = 0;
     let mut changed = Instant::now();
     loop {
-        let count = stack.accepted()? - before;
+        let count = stack.accepted()?.saturating_sub(before);
         if count != accepted {
             accepted = count;
             changed = Instant::now();

@@ -13,10 +13,7 @@ use bench_pool::Result;
 use memchr::memmem;
 use nix::{
     errno::Errno,
-    sys::{
-        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
-        time::TimeSpec,
-    },
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
 };
 use socket2::{Domain, Socket, Type};
 use stratum_v1::{ServerMessage, SubscribeResult, parse_server_message};
@@ -158,12 +155,12 @@ impl Miner {
     }
 
     /// Reads what there is, and handles it line by line.
-    pub(crate) fn readable(&mut self, buffer: &mut [u8], cmsgs: &mut Vec<u8>) -> Result<Seen> {
+    pub(crate) fn readable(&mut self, buffer: &mut [u8], cmsgs: &mut [u8]) -> Result<Seen> {
         let mut seen = Seen::default();
         loop {
             let (size, stamp) = match receive(self.socket.as_fd(), buffer, cmsgs) {
                 Ok((0, _)) => return Err("the translator closed the connection".into()),
-                Ok(received) => received,
+                Ok((size, stamp)) => (size, stamp.unwrap_or_else(now)),
                 Err(Errno::EAGAIN) => return Ok(seen),
                 Err(error) => return Err(error.into()),
             };
@@ -292,8 +289,8 @@ fn share_number(line: &[u8]) -> Option<usize> {
 fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-    cmsgs: &mut Vec<u8>,
-) -> nix::Result<(usize, Stamp)> {
+    cmsgs: &mut [u8],
+) -> nix::Result<(usize, Option<Stamp>)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(
         socket.as_raw_fd(),
@@ -302,12 +299,37 @@ fn receive(
         MsgFlags::empty(),
     )?;
     let stamp = message.cmsgs()?.find_map(|cmsg| match cmsg {
-        ControlMessageOwned::ScmTimestampns(time) => Some(since_epoch(time)),
+        ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
         _ => None,
     });
-    Ok((message.bytes, stamp.unwrap_or_else(now)))
+    Ok((message.bytes, stamp))
 }
 
-fn since_epoch(time: TimeSpec) -> Stamp {
-    Duration::from(time)
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    reason = "a failed test should stop where it fails"
+)]
+mod tests {
+    use super::*;
+    use nix::{cmsg_space, sys::time::TimeSpec};
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_kernel_says_when_bytes_arrived() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut miner = Miner::connect(listener.local_addr().unwrap(), "m".to_owned()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        miner.socket.set_nonblocking(false).unwrap();
+        // The kernel begins to stamp a moment after it was asked to.
+        let stamped = (0..10_000).any(|_| {
+            peer.write_all(b"x").unwrap();
+            let mut buffer = [0; 16];
+            let mut cmsgs = cmsg_space!(TimeSpec);
+            let (size, stamp) = receive(miner.socket.as_fd(), &mut buffer, &mut cmsgs).unwrap();
+            miner.unread.extend_from_slice(&buffer[..size]);
+            stamp.is_some_and(|stamp| stamp >= miner.connected_at && stamp <= now())
+        });
+        assert!(stamped, "after {} bytes", miner.unread.len());
+    }
 }

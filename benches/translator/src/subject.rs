@@ -171,21 +171,17 @@ fn version(program: &PathBuf) -> Result<String> {
 }
 
 fn hashpool_config(address: SocketAddr, pool: &Pool, setup: Setup) -> String {
-    let aggregated = if setup.aggregated {
-        "channels = \"aggregated\"\n"
-    } else {
-        ""
-    };
     format!(
         r#"listen_address = "{address}"
 http_address = "off"
 nominal_hashrate = {NOMINAL_HASHRATE:?}
-{aggregated}
+aggregate = {}
+
 [[upstreams]]
 address = "{}"
 authority_public_key = "{}"
 "#,
-        pool.address, pool.authority_public_key,
+        setup.aggregated, pool.address, pool.authority_public_key,
     )
 }
 
