@@ -146,6 +146,11 @@ impl Link {
         }
     }
 
+    /// Has a channel closed although the queue has no room now.
+    pub(crate) fn close_later(&self, channel_id: u32) {
+        self.registry.abandoned().push(channel_id);
+    }
+
     /// A miner has waited long for answers to its shares. Said once for a connection.
     pub(crate) fn say_that_answers_are_missing(&self, shares: usize) {
         if !self.registry.said.swap(true, Ordering::Relaxed) {
@@ -164,6 +169,8 @@ struct Registry {
     openings: Mutex<Openings>,
     /// If miners share channels.
     shared: Option<SharedChannels>,
+    /// Channels to be closed when there is room for that.
+    abandoned: Mutex<Vec<u32>>,
     /// Whether missing answers to shares have been named in the log.
     said: AtomicBool,
 }
@@ -302,6 +309,13 @@ impl Registry {
         self.lock()
             .owing_since
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// No more than there are open channels.
+    fn abandoned(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.abandoned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Openings> {

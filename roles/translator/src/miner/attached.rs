@@ -104,13 +104,17 @@ impl Attached {
             .retain(|waiting| !matches!(waiting, Waiting::Asked(Request::Open(_))));
     }
 
-    /// Hands over the rest however long the queue stays full, until `deadline`.
+    /// Hands over the rest however long the queue stays full, until `deadline`. Channels are closed even later: the upstream
+    /// would feed them for ever.
     pub(super) async fn send_all(&mut self, deadline: Instant) {
         while let Some(outgoing) = self.next_outgoing() {
-            // Fails only if the connection is gone, and the channel with it.
-            let sending = self.link.queue.send(outgoing);
-            if timeout_at(deadline, sending).await.is_err() {
-                return;
+            let closes = match outgoing.request {
+                Request::Close { channel_id } => Some(channel_id),
+                _ => None,
+            };
+            let sending = timeout_at(deadline, self.link.queue.send(outgoing)).await;
+            if let (Err(_), Some(channel_id)) = (sending, closes) {
+                self.link.close_later(channel_id);
             }
         }
     }

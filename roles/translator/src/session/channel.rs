@@ -1,11 +1,11 @@
 //! An open channel of this miner, as the session sees it: shares that go up and answers that come down.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, write_error, write_result_true};
 
 use super::share::{Valid, answer_to};
+use super::unanswered::Unanswered;
 use super::{EXTRANONCE1_SIZE, LossReason, Output, RejectReason, ShareSubmission, Tally};
 
 /// An open channel.
@@ -23,13 +23,12 @@ pub(super) struct Channel {
     /// When the upstream may be told what the miner asks.
     pub(super) next_wish: Instant,
     sequence_number: u32,
-    in_flight: VecDeque<InFlight>,
+    in_flight: Unanswered<InFlight>,
 }
 
 /// A forwarded share that has no answer yet.
 #[derive(Debug)]
 struct InFlight {
-    sequence_number: u32,
     /// What it is worth for the miner, and for the upstream.
     work: [u128; 2],
     /// The id to answer to when the upstream has answered.
@@ -52,7 +51,7 @@ impl Channel {
             failures,
             next_wish: opened_at,
             sequence_number: 0,
-            in_flight: VecDeque::new(),
+            in_flight: Unanswered::default(),
         }
     }
 
@@ -74,11 +73,11 @@ impl Channel {
         extranonce[self.padding..self.padding + EXTRANONCE1_SIZE].copy_from_slice(&extranonce1);
         extranonce[self.padding + EXTRANONCE1_SIZE..size].copy_from_slice(&share.extranonce2);
         self.sequence_number = self.sequence_number.wrapping_add(1);
-        self.in_flight.push_back(InFlight {
-            sequence_number: self.sequence_number,
+        let in_flight = InFlight {
             work: [share.terms.asked.work, share.terms.upstream.work],
             answer_to,
-        });
+        };
+        self.in_flight.push(self.sequence_number, in_flight);
         tally.forwarded += 1;
         tally.in_flight += 1;
         ShareSubmission {
@@ -93,26 +92,14 @@ impl Channel {
         }
     }
 
-    /// Answers come in order as a rule. Where they do not, the oldest shares up to the number named are taken, as many as
-    /// the upstream says, so that the sums are right either way.
     pub(super) fn accepted(&mut self, last: u32, count: u64, tally: &mut Tally, out: &mut Output) {
-        for _ in 0..count {
-            if !self
-                .in_flight
-                .front()
-                .is_some_and(|oldest| is_up_to(oldest.sequence_number, last))
-            {
-                break;
-            }
-            let Some(share) = self.in_flight.pop_front() else {
-                break;
-            };
+        self.in_flight.accepted(last, count, |share| {
             tally.acknowledged(share.work);
             if let Some(id) = share.answer_to {
                 tally.told_accepted += 1;
                 write_result_true(&mut out.bytes, Id::from_raw(&id));
             }
-        }
+        });
     }
 
     pub(super) fn rejected(
@@ -122,12 +109,9 @@ impl Channel {
         tally: &mut Tally,
         out: &mut Output,
     ) {
-        let refused = self
-            .in_flight
-            .iter()
-            .position(|share| share.sequence_number == sequence_number)
-            .and_then(|at| self.in_flight.remove(at));
-        let Some(share) = refused else { return };
+        let Some(share) = self.in_flight.rejected(sequence_number) else {
+            return;
+        };
         tally.in_flight -= 1;
         tally.reject(reason);
         if let Some(id) = share.answer_to {
@@ -138,17 +122,12 @@ impl Channel {
     /// The channel is no more: what was not answered is lost.
     pub(super) fn end(self, reason: LossReason, tally: &mut Tally, out: &mut Output) {
         tally.lose(reason, self.in_flight.len() as u64);
-        for share in self.in_flight {
+        for share in self.in_flight.into_shares() {
             if let Some(id) = share.answer_to {
                 write_refusal(&mut out.bytes, &id, RejectReason::UpstreamGone);
             }
         }
     }
-}
-
-/// Whether a sequence number is not after another, with both counting round.
-pub(crate) fn is_up_to(sequence_number: u32, last: u32) -> bool {
-    last.wrapping_sub(sequence_number) < 1 << 31
 }
 
 fn write_refusal(out: &mut Vec<u8>, id: &str, reason: RejectReason) {

@@ -11,7 +11,7 @@ use tokio::sync::futures::Notified;
 
 use super::shared::Membership;
 use crate::job::Work;
-use crate::session::{ChannelEvent, RejectReason};
+use crate::session::{ChannelEvent, RejectReason, is_up_to};
 
 /// Refused shares that may wait; more than any miner may have in flight.
 const MAX_REFUSALS: usize = 1 << 16;
@@ -89,8 +89,14 @@ impl Mailbox {
 
     pub(super) fn accepted(&self, last: u32, count: u64) {
         self.put(|letters| {
-            let before = letters.accepted.map_or(0, |(_, count)| count);
-            letters.accepted = Some((last, before.saturating_add(count)));
+            letters.accepted = Some(match letters.accepted {
+                None => (last, count),
+                // Batches may be accepted in any order.
+                Some((latest, before)) => {
+                    let latest = if is_up_to(last, latest) { latest } else { last };
+                    (latest, before.saturating_add(count))
+                }
+            });
         });
     }
 

@@ -123,8 +123,11 @@ impl Router {
             }
             Mining::SetGroupChannel(message) => {
                 for id in message.channel_ids.iter() {
+                    let told = self.newest_tip(*id);
                     if let Some(channel) = self.channels.get_mut(id) {
                         channel.group = message.group_channel_id;
+                        // The block that it was told of in the group before.
+                        self.feeds.entry(*id).or_default().tip = told;
                         self.feeds.entry(message.group_channel_id).or_default();
                     }
                 }
@@ -152,8 +155,9 @@ impl Router {
         Ok(())
     }
 
-    /// Channels that the upstream opened for miners that have left, to be closed.
+    /// Channels that are open for miners that have left, to be closed.
     pub(super) fn unwanted(&mut self) -> &mut Vec<u32> {
+        self.unwanted.append(&mut self.registry.abandoned());
         &mut self.unwanted
     }
 
@@ -264,6 +268,10 @@ impl Router {
     /// The newest tip that was told to this channel, to the group that it is in, or, for a group, to any of its members:
     /// an upstream need not tell a group whose channels it told one by one.
     fn tip(&self, id: u32) -> Option<Tip> {
+        self.newest_tip(id).map(|(_, tip)| tip)
+    }
+
+    fn newest_tip(&self, id: u32) -> Option<(u64, Tip)> {
         let told = |id: &u32| self.feeds.get(id)?.tip;
         let group = self.channels.get(&id).map(|channel| channel.group);
         let members = self
@@ -277,7 +285,6 @@ impl Router {
             .chain(members)
             .filter_map(|id| told(&id))
             .max_by_key(|(number, _)| *number)
-            .map(|(_, tip)| tip)
     }
 
     fn activate(&mut self, id: u32, parts: &JobParts, tip: &Tip) {

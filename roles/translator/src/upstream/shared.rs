@@ -4,14 +4,14 @@
 //! all; shares get the channel's own sequence numbers when they are written, and their answers find the way back by them.
 //! Miners do not get in each other's way, because the extranonce1 of each is its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use work::{Hashrate, Target};
 
 use super::Mailbox;
 use crate::job::Work;
-use crate::session::{ChannelEvent, OpenChannel, RejectReason, is_up_to};
+use crate::session::{ChannelEvent, OpenChannel, RejectReason, Unanswered};
 
 /// A sum of hashrates that has moved by less than so much of it is not worth telling.
 const WORTH_TELLING: f64 = 0.05;
@@ -121,13 +121,13 @@ pub(crate) struct Membership {
 #[derive(Debug, Default)]
 struct Shares {
     sequence_number: u32,
-    in_flight: VecDeque<InFlight>,
+    /// There are no more than miners may have in flight.
+    in_flight: Unanswered<InFlight>,
 }
 
-/// A share that was written. There are no more than miners may have in flight.
+/// A share that was written.
 #[derive(Debug)]
 struct InFlight {
-    sequence_number: u32,
     mailbox: Arc<Mailbox>,
     /// The miner's own number of it.
     its_number: u32,
@@ -222,41 +222,26 @@ impl SharedChannel {
         let mut shares = lock(&self.shares);
         shares.sequence_number = shares.sequence_number.wrapping_add(1);
         let sequence_number = shares.sequence_number;
-        shares.in_flight.push_back(InFlight {
-            sequence_number,
+        let in_flight = InFlight {
             mailbox,
             its_number,
-        });
+        };
+        shares.in_flight.push(sequence_number, in_flight);
         sequence_number
     }
 
-    /// The oldest shares up to the number named are the accepted ones, as many as the upstream says.
     pub(super) fn accepted(&self, last: u32, count: u64) {
-        let in_flight = &mut lock(&self.shares).in_flight;
-        for _ in 0..count {
-            match in_flight.front() {
-                Some(oldest) if is_up_to(oldest.sequence_number, last) => {
-                    oldest.mailbox.accepted(oldest.its_number, 1);
-                    in_flight.pop_front();
-                }
-                _ => break,
-            }
-        }
+        lock(&self.shares).in_flight.accepted(last, count, |share| {
+            share.mailbox.accepted(share.its_number, 1);
+        });
     }
 
     /// `false` if the upstream refuses more shares than anybody sent.
     pub(super) fn rejected(&self, sequence_number: u32, reason: RejectReason) -> bool {
-        let in_flight = &mut lock(&self.shares).in_flight;
-        let at =
-            in_flight.partition_point(|share| is_before(share.sequence_number, sequence_number));
-        match in_flight.get(at) {
-            Some(share) if share.sequence_number == sequence_number => {
-                let plausible = share.mailbox.rejected(share.its_number, reason);
-                in_flight.remove(at);
-                plausible
-            }
-            _ => true,
-        }
+        lock(&self.shares)
+            .in_flight
+            .rejected(sequence_number)
+            .is_none_or(|share| share.mailbox.rejected(share.its_number, reason))
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -340,10 +325,6 @@ impl Stage {
             Self::Opening | Self::Ended => None,
         }
     }
-}
-
-fn is_before(sequence_number: u32, other: u32) -> bool {
-    sequence_number != other && is_up_to(sequence_number, other)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

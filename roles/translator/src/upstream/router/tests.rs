@@ -313,6 +313,24 @@ fn channels_move_between_groups_and_close_one_by_one_or_together() {
 }
 
 #[test]
+fn a_channel_that_moves_to_another_group_knows_the_block_that_it_was_told_of_before() {
+    let mut pool = Pool::new();
+    let mailbox = pool.open(1);
+    pool.job(1, 5, None);
+    pool.block(1, 5, 9);
+    pool.job(GROUP, 6, None);
+    pool.block(GROUP, 6, 8);
+    let channel_ids = Seq064K::new(vec![1]).unwrap();
+    pool.say(Mining::SetGroupChannel(SetGroupChannel {
+        group_channel_id: 200,
+        channel_ids,
+    }))
+    .unwrap();
+    pool.job(1, 7, Some(1030));
+    assert_eq!(work(&mailbox).unwrap().job.prev_hash, [8; 32]);
+}
+
+#[test]
 fn channels_of_miners_that_left_are_closed_and_forgotten() {
     let mut pool = Pool::new();
     drop(pool.open(1));
