@@ -7,6 +7,8 @@
 mod attached;
 mod driver;
 mod farewell;
+#[cfg(test)]
+mod simulation;
 mod socket;
 mod transport;
 
@@ -14,7 +16,7 @@ pub(crate) use driver::Driver;
 pub(crate) use socket::Socket;
 pub(crate) use transport::Tls;
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use crate::session::{EndReason, Now};
 
@@ -62,6 +64,7 @@ impl End {
 
 fn now() -> Now {
     Now {
-        instant: Instant::now(),
+        // The simulations' clock is tokio's.
+        instant: Instant::now().into_std(),
     }
 }

@@ -15,6 +15,8 @@ mod shared;
 mod slot;
 mod supervisor;
 mod vitals;
+#[cfg(test)]
+mod wire;
 
 pub use dial::Upstream;
 pub(crate) use error::UpstreamError;
@@ -23,6 +25,8 @@ pub use roster::UpstreamHealth;
 pub(crate) use roster::{Roster, Standing, Waits};
 pub(crate) use supervisor::{Published, supervise};
 pub(crate) use vitals::Patience;
+#[cfg(test)]
+pub(crate) use wire::Wire;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
