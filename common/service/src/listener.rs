@@ -34,6 +34,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// A peer whose machine or cable is gone is noticed after this and a few intervals more, though it never said so.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// How many connections a listener takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -383,7 +384,12 @@ pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(idle)
         .with_interval(KEEPALIVE_INTERVAL);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // While something that was sent is unacknowledged, nobody is asked, and the system would try for a quarter of an hour.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(idle + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL))?;
+    Ok(())
 }
 
 /// One connection's share of the limits; dropping it gives it back.

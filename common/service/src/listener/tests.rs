@@ -86,6 +86,12 @@ async fn an_accepted_connection_is_asked_after_when_it_is_silent() {
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
     assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+    #[cfg(target_os = "linux")]
+    assert_eq!(
+        socket.tcp_user_timeout().unwrap(),
+        Some(Duration::from_secs(90)),
+        "a cable is as cut while something is under way as in silence"
+    );
 }
 
 #[tokio::test]
