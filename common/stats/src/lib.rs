@@ -5,4 +5,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod series;
 pub mod state;
