@@ -147,6 +147,27 @@ async fn a_reconnect_leads_to_the_address_that_it_names() {
 }
 
 #[tokio::test]
+async fn a_pool_that_hangs_up_after_its_reconnect_has_not_failed() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |_| ()).await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    for prefix in 1..=3 {
+        let mut pool = house.accept().await;
+        work_from(&mut pool, &mut miner, prefix).await;
+        pool.reconnect("", 0).await;
+    }
+    let mut pool = house.accept().await;
+    work_from(&mut pool, &mut miner, 9).await;
+    let status = translator
+        .until("one connection", |status| {
+            status.upstreams[0].connected == 1
+        })
+        .await;
+    assert!(status.upstreams[0].failures.is_empty(), "{status:?}");
+}
+
+#[tokio::test]
 async fn a_reconnect_to_somebody_else_is_not_followed_and_the_old_connection_works_on() {
     let (house, thief) = (PoolHouse::new().await, PoolHouse::new().await);
     let translator = Running::start(vec![house.upstream()], |config| {

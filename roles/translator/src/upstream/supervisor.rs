@@ -127,10 +127,12 @@ impl Supervisor {
                 }
             };
             tokio::select! {
-                Some(ended) = self.tasks.join_next_with_id() => self.handle(ended),
-                Some(asked) = asked.recv() => self.asked(asked),
-                () = wait => {}
+                biased;
                 () = self.shutdown.cancelled() => break,
+                // What a connection says comes before its end.
+                Some(asked) = asked.recv() => self.asked(asked),
+                Some(ended) = self.tasks.join_next_with_id() => self.handle(ended),
+                () = wait => {}
             }
         }
         while self.tasks.join_next().await.is_some() {}
@@ -295,8 +297,10 @@ impl Supervisor {
                 lived,
                 end,
             }) => {
-                let own = self.slots[slot].own.as_ref();
-                if own.is_some_and(|own| own.link.id == link_id) {
+                let of_this = |own: &mut Own| own.link.id == link_id;
+                let ended = self.slots[slot].own.take_if(of_this);
+                // One that was to be left has not failed, though it may have ended sooner than we had another.
+                if ended.is_some_and(|own| !own.leaving) {
                     let error = end
                         .err()
                         .unwrap_or_else(|| sv2_connection::Error::Closed.into());
@@ -388,14 +392,12 @@ impl Supervisor {
         let address = &self.plan.upstreams[pool].address;
         tracing::warn!(upstream = %address, reason = %error, "lost the upstream; miners stay connected");
         self.roster().lost(pool, Instant::now(), lived, error);
-        let slot_state = &mut self.slots[slot];
-        slot_state.own = None;
-        if lived >= GOOD_LIFETIME {
-            slot_state.failures = 0;
-            slot_state.retry_at = Instant::now() + self.plan.waits.after(1);
-        } else {
-            self.slot_failed(slot);
+        if lived < GOOD_LIFETIME {
+            return self.slot_failed(slot);
         }
+        let slot = &mut self.slots[slot];
+        slot.failures = 0;
+        slot.retry_at = Instant::now() + self.plan.waits.after(1);
     }
 
     fn slot_failed(&mut self, slot: usize) {
