@@ -9,8 +9,10 @@
 )]
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -21,6 +23,7 @@ use e2e::{
 use sv2_connection::{Authority, AuthorityPublicKey, AuthoritySecretKey};
 use tempfile::TempDir;
 use templates::{EmbeddedConfig, SourceConfig};
+use translator::Shares;
 
 /// Of each miner, in H/s.
 const HASHRATE: f64 = 400_000.0;
@@ -45,8 +48,12 @@ fn embedded(block_hashes: u64) -> SourceConfig {
     })
 }
 
+const CONFIG: &str = "config.toml";
+const LOG: &str = "log";
+
 /// One of SRI's programs; it ends with this value.
 struct Sri {
+    program: OsString,
     process: Child,
     address: SocketAddr,
     folder: TempDir,
@@ -63,38 +70,55 @@ impl Sri {
             .local_addr()
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.toml");
-        fs::write(&path, config(address)).unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let process = Command::new(program)
-            .arg("--config")
-            .arg(path)
-            .current_dir(&folder)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        fs::write(folder.path().join(CONFIG), config(address)).unwrap();
         Self {
-            process,
+            process: run(&program, folder.path()),
+            program,
             address,
             folder,
         }
     }
 
+    /// Kills it and starts it anew, at the same address.
+    fn restart(&mut self) {
+        self.kill();
+        self.process = run(&self.program, self.folder.path());
+    }
+
+    fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
     fn said(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default()
     }
 }
 
 impl Drop for Sri {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
         if std::thread::panicking() {
             eprintln!("it said:\n{}", self.said());
         }
     }
+}
+
+fn run(program: &OsString, folder: &Path) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join(LOG))
+        .unwrap();
+    Command::new(program)
+        .arg("--config")
+        .arg(folder.join(CONFIG))
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 fn sri_translator(pool: SocketAddr, key: AuthorityPublicKey, aggregate: bool) -> Sri {
@@ -256,4 +280,71 @@ async fn blocks_that_sris_pool_finds_reach_the_chain_behind_our_template_provide
         (status.templates.blocks_accepted >= 2).then_some(())
     })
     .await;
+}
+
+/// Miners stay through a restart of the pool, and every share that they submitted is accounted for.
+async fn our_translator_mines_on(aggregate: bool) {
+    let (provider, provider_key) = start_provider(provider_config(without_blocks())).await;
+    let (mut pool, key) = sri_pool(provider.address, provider_key);
+    let translator = start_translator(pool.address, key, |config| {
+        config.nominal_hashrate = HASHRATE;
+        config.aggregate = aggregate;
+        config.shares_per_minute = 600.0;
+    })
+    .await;
+    let miners = ["alice.one", "alice.two", "bob.three"]
+        .map(|user| start_miner(translator.address, user, HASHRATE));
+    let more_shares = async || {
+        let before = miners.each_ref().map(|miner| miner.status.snapshot());
+        until("each miner has more shares", || {
+            let mut miners = miners.iter().zip(&before);
+            miners
+                .all(|(miner, before)| miner.status.snapshot().accepted >= before.accepted + 30)
+                .then_some(())
+        })
+        .await;
+    };
+    more_shares().await;
+    let before = translator.status.snapshot().shares;
+    assert!(before.add_up() && before.lost.is_empty(), "{before:?}");
+    assert!(before.rejected.is_empty(), "{before:?}");
+    let acknowledged = |shares: &Shares| shares.accepted - shares.kept;
+
+    pool.restart();
+    until("the pool acknowledges shares again", || {
+        let shares = translator.status.snapshot().shares;
+        (acknowledged(&shares) >= acknowledged(&before) + 60).then_some(())
+    })
+    .await;
+    more_shares().await;
+    miners.iter().for_each(Role::stop);
+    let shares = until("the miners have left", || {
+        let status = translator.status.snapshot();
+        (status.connected == 0).then_some(status.shares)
+    })
+    .await;
+    assert!(shares.add_up() && shares.in_flight == 0, "{shares:?}");
+    let mined = miners.each_ref().map(|miner| miner.status.snapshot());
+    let submitted: u64 = mined.iter().map(|miner| miner.submitted).sum();
+    assert_eq!(shares.submitted, submitted, "{mined:?}");
+    for miner in &mined {
+        assert_eq!((miner.connects, miner.malformed_lines), (1, 0), "{miner:?}");
+    }
+    // Nothing but the restart itself costs a share.
+    let of_the_restart =
+        |reason: &&str| ["upstream-gone", "upstream-disconnected"].contains(reason);
+    let mut reasons = shares.rejected.keys().chain(shares.lost.keys());
+    assert!(reasons.all(of_the_restart), "{shares:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs SRI's pool: make interop"]
+async fn our_translator_mines_on_through_a_restart_of_sris_pool_with_a_channel_for_each_miner() {
+    our_translator_mines_on(false).await;
+}
+
+#[tokio::test]
+#[ignore = "needs SRI's pool: make interop"]
+async fn our_translator_mines_on_through_a_restart_of_sris_pool_with_shared_channels() {
+    our_translator_mines_on(true).await;
 }

@@ -1,6 +1,9 @@
 //! A pool that says what the test tells it to, and a miner that says what the test writes.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod line;
+pub(crate) mod works;
+
 use std::time::Duration;
 
 use stratum_core::{
@@ -71,16 +74,28 @@ impl PoolHouse {
     pub(crate) async fn accept(&self) -> Pool {
         let mut pool = self.accept_without_setup().await;
         assert!(matches!(pool.next().await, Some(Heard::Setup)));
-        pool.frames
-            .push(CommonMessages::SetupConnectionSuccess(
-                SetupConnectionSuccess {
-                    used_version: 2,
-                    flags: 0,
-                },
-            ))
-            .unwrap();
+        pool.push_setup_success();
         pool.flush().await;
         pool
+    }
+
+    /// The next connection, set up, however long that takes; none if it ends before.
+    pub(crate) async fn accept_patiently(&self) -> Option<Pool> {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        let options = Options::default();
+        let connection = sv2_connection::accept(stream, &self.authority, options)
+            .await
+            .ok()?;
+        let mut pool = Pool {
+            connection,
+            heard: Default::default(),
+            frames: FrameBuffer::new(),
+            next_channel: 1,
+        };
+        pool.next().await?;
+        pool.push_setup_success();
+        pool.connection.writer.write(&mut pool.frames).await.ok()?;
+        Some(pool)
     }
 
     /// The next connection that completes the Noise handshake.
@@ -146,6 +161,16 @@ pub(crate) struct Share {
 }
 
 impl Pool {
+    fn push_setup_success(&mut self) {
+        let success = SetupConnectionSuccess {
+            used_version: 2,
+            flags: 0,
+        };
+        self.frames
+            .push(CommonMessages::SetupConnectionSuccess(success))
+            .unwrap();
+    }
+
     /// What the translator says next; `None` when it hangs up.
     pub(crate) async fn next(&mut self) -> Option<Heard> {
         while self.heard.is_empty() {
