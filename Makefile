@@ -12,7 +12,7 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test interop lint fmt setup bench-pool bench-translator bench-share bench-vardiff
+.PHONY: help up test interop fuzz lint fmt setup bench-pool bench-translator bench-share bench-vardiff
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test: ## all tests, those that need a real node or PostgreSQL included
 interop: ## SRI's pool and translator with ours; builds them where they are not installed
 	@tools/setup build
 	@tools/interop $(TESTS)
+
+fuzz: ## each fuzz target for a minute, TIME=seconds; TARGETS=lines or session
+	@tools/setup build
+	@tools/setup fuzz
+	@TIME='$(or $(TIME),60)' tools/fuzz $(TARGETS)
 
 lint: ## format, clippy without a warning, and the lock file
 	@tools/setup lint

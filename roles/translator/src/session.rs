@@ -90,13 +90,15 @@ pub enum Acknowledge {
 }
 
 impl Settings {
-    /// Whose channel a miner of this name works on. Miners of one account share a channel, where they share any.
+    /// Whose channel a miner of this name works on, if it says whose. Miners of one account share a channel, where they
+    /// share any.
     fn channel_identity(&self, name: &str) -> Option<Box<str>> {
         let identity = self.user_identity.of(name)?;
-        match identity.split_once('.') {
-            Some((account, _)) if self.aggregate.is_some() => Some(account.into()),
-            _ => Some(identity),
-        }
+        let identity = match identity.split_once('.') {
+            Some((account, _)) if self.aggregate.is_some() => account.into(),
+            _ => identity,
+        };
+        (!identity.is_empty()).then_some(identity)
     }
 
     /// What a miner of this name is called on a channel that it shares.

@@ -20,7 +20,7 @@ pub struct UserAgents(Box<[(Box<str>, Difficulty)]>);
 
 impl UserAgents {
     /// The table without the lines that are wrong.
-    pub(crate) fn new(table: &[UserAgent]) -> Self {
+    pub fn new(table: &[UserAgent]) -> Self {
         let line = |line: &UserAgent| {
             let minimum = Difficulty::new(line.minimum_difficulty).ok()?;
             Some((line.pattern.to_ascii_lowercase().into(), minimum))

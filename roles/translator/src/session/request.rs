@@ -123,6 +123,14 @@ impl Session {
                 "user name is too long for the pool's identity",
             );
         }
+        if self.settings.channel_identity(&name).is_none() {
+            return refuse(
+                out,
+                id,
+                ErrorCode::Unauthorized,
+                "user name says no account",
+            );
+        }
         if !self.workers.iter().any(|known| *known.name == *name) {
             if self.workers.len() == MAX_WORKERS {
                 return refuse(

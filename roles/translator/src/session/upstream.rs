@@ -87,11 +87,14 @@ impl Session {
                 self.refused(now, &format!("the pool refused this worker: {code}"), out)
             }
             ChannelEvent::Closed(reason) => {
-                let failures = match &self.stage {
-                    Stage::Open(channel) if now.instant < channel.opened_at + SHORT_LIFETIME => {
-                        channel.failures + 1
-                    }
-                    _ => 0,
+                // Only what is open can be closed.
+                let Stage::Open(channel) = &self.stage else {
+                    return;
+                };
+                let failures = if now.instant < channel.opened_at + SHORT_LIFETIME {
+                    channel.failures + 1
+                } else {
+                    0
                 };
                 write_show_message(
                     &mut out.bytes,
