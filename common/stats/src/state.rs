@@ -12,10 +12,11 @@ mod tests;
 mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stats_events::{Hello, Numbered, RefusalCode, VERSION};
 
+pub use crate::Now;
 pub use document::{Document, Key};
 pub use sender::{Link, PeerName, PeerSession, Sender, Worker, WorkerKey, WorkerSession};
 pub use totals::Totals;
@@ -32,15 +33,6 @@ const MISSED_HEARTBEATS: u32 = 3;
 
 /// The longest text in a `Hello`.
 const MAX_TEXT: usize = 128;
-
-/// The time, given by whoever drives the state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// For what lasts some time.
-    pub instant: Instant,
-    /// For what is shown: milliseconds since the Unix epoch.
-    pub unix_ms: u64,
-}
 
 /// Tells one sender from another, over its restarts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -114,7 +106,8 @@ impl State {
             .expected = true;
     }
 
-    /// A sender introduces itself.
+    /// A sender introduces itself. It is told the session's last number as stored, and forgets what it kept up to there: so
+    /// what has changed is to be stored before it is welcomed.
     ///
     /// # Errors
     /// [`Refusal`]; nothing is changed then.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use proptest::prelude::*;
 use stats_events::{
