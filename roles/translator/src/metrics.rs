@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use service::http::prometheus::{self, Registry};
 use service::http::{Endpoints, Families, register};
 
+use crate::session::RequestKind;
 use crate::status::{StatusHandle, Totals};
 use crate::upstream::UpstreamHealth;
 
@@ -105,10 +106,15 @@ fn stratum(families: &mut Families, totals: &Totals) {
         "Time from a miner's connection to its first job.",
         &totals.first_jobs.0,
     );
-    families.histogram(
+    let latencies = std::iter::once(&traffic.submits).chain(&totals.set_up);
+    families.histograms(
         "stratum_request_response_seconds",
-        "Time from reading requests to having written what is answered at once; one for each read, however many requests it brought.",
-        &traffic.answers.0,
+        "Time from reading a request to having written its answer, the wait for the pool included where that is waited for.",
+        "method",
+        RequestKind::ALL
+            .iter()
+            .zip(latencies)
+            .map(|(kind, latencies)| (kind.name(), &latencies.0)),
     );
 }
 

@@ -5,6 +5,7 @@
 //! subscribed and said who it is. What the upstream adds to the extranonce stands at the end of `coinb1`, so that another
 //! prefix, channel or upstream is nothing more to the miner than a clean `mining.notify`.
 
+mod answered;
 mod channel;
 mod difficulty;
 mod meter;
@@ -30,6 +31,7 @@ use work::{Difficulty, Hashrate, Target};
 use crate::identity::Identity;
 use crate::job::Work;
 use crate::user_agents::UserAgents;
+pub use answered::{Answered, RequestKind};
 use difficulty::Control;
 use meter::Meter;
 use outage::Outage;
@@ -125,6 +127,8 @@ pub struct Output {
     pub requests: Vec<Request>,
     /// For the upstream that the miner is moved away from.
     pub farewells: Vec<Request>,
+    /// What `bytes` answers.
+    pub answered: Answered,
     /// The connection shall end, after `bytes` have been sent.
     pub end: Option<EndReason>,
 }

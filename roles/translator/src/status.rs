@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use service::http::Histogram;
 
-use crate::session::Tally;
+use crate::session::{Answered, RequestKind, Tally};
 use crate::tls::Door;
 use crate::upstream::{Roster, Standing, UpstreamHealth};
 
@@ -179,6 +179,7 @@ pub(crate) struct Status {
     listener: Arc<service::listener::Counters>,
     listening: AtomicBool,
     tls: Option<Arc<Door>>,
+    set_up: Arc<SetUp>,
     miners: Mutex<Miners>,
 }
 
@@ -217,6 +218,8 @@ pub(crate) struct Totals {
     pub(crate) durations: Durations,
     /// From a miner's connection to its first job.
     pub(crate) first_jobs: Latencies,
+    /// From reading a request that is no submit to its answer.
+    pub(crate) set_up: [Latencies; RequestKind::ALL.len() - 1],
 }
 
 /// One miner's entry.
@@ -227,7 +230,13 @@ pub(crate) struct Miner {
     connected_at_ms: u64,
     connected_at: Instant,
     now: Mutex<MinerNow>,
+    set_up: Arc<SetUp>,
 }
+
+/// How long answers to all miners' other requests have taken. They are few where all is well, so that one place for all
+/// costs less than one for each miner.
+#[derive(Debug, Default)]
+struct SetUp(Mutex<[Latencies; RequestKind::ALL.len() - 1]>);
 
 /// What changes about a miner.
 #[derive(Debug, Default, Clone)]
@@ -247,8 +256,6 @@ pub(crate) struct Traffic {
     pub(crate) to_miner: u64,
     /// Times that the miner had to wait because it sent too many lines.
     pub(crate) throttled: u64,
-    /// How long the answers to what was read last have taken.
-    pub(crate) answered_after: Option<Duration>,
 }
 
 /// Seconds; a translator answers out of its own memory.
@@ -282,8 +289,8 @@ pub(crate) struct TrafficTotals {
     pub(crate) to_miners: u64,
     pub(crate) notifications: u64,
     pub(crate) throttled: u64,
-    /// From reading requests to having written their answers, once for each read.
-    pub(crate) answers: Latencies,
+    /// From reading a submit to having written its answer.
+    pub(crate) submits: Latencies,
 }
 
 impl TrafficTotals {
@@ -292,9 +299,6 @@ impl TrafficTotals {
         self.to_miners += traffic.to_miner;
         self.throttled += traffic.throttled;
         self.notifications = notifications;
-        if let Some(after) = traffic.answered_after {
-            self.answers.0.observe(after.as_secs_f64());
-        }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -302,7 +306,7 @@ impl TrafficTotals {
         self.to_miners += other.to_miners;
         self.throttled += other.throttled;
         self.notifications += other.notifications;
-        self.answers.0.add(&other.answers.0);
+        self.submits.0.add(&other.submits.0);
     }
 
     fn snapshot(&self) -> TrafficSnapshot {
@@ -318,6 +322,27 @@ impl TrafficTotals {
 impl Miner {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Answers were written, to lines that were read at a time and to what the upstream had to answer first.
+    pub(crate) fn answered(&self, answered: &mut Answered, asked_at: Instant) {
+        let written_at = Instant::now();
+        let after = |asked_at| written_at.duration_since(asked_at).as_secs_f64();
+        let [submits, others @ ..] = answered.at_once;
+        if submits > 0 || !answered.later.is_empty() {
+            let latencies = &mut lock(&self.now).traffic.submits.0;
+            latencies.observe_many(after(asked_at), submits);
+            for asked_at in &answered.later {
+                latencies.observe(after(*asked_at));
+            }
+        }
+        if others.iter().any(|count| *count > 0) {
+            let mut latencies = lock(&self.set_up.0);
+            for (latencies, count) in latencies.iter_mut().zip(others) {
+                latencies.0.observe_many(after(asked_at), count);
+            }
+        }
+        answered.clear();
     }
 
     /// Called by the miner's own task only.
@@ -353,6 +378,7 @@ impl Status {
             listener,
             listening: AtomicBool::new(true),
             tls,
+            set_up: Arc::default(),
             miners: Mutex::default(),
         })
     }
@@ -381,6 +407,7 @@ impl Status {
             connected_at_ms: unix_ms(SystemTime::now()),
             connected_at: Instant::now(),
             now: Mutex::default(),
+            set_up: Arc::clone(&self.set_up),
         });
         miners.present.insert(id, Arc::clone(&miner));
         miner
@@ -418,6 +445,7 @@ impl Status {
             traffic: departed.traffic,
             durations: departed.durations,
             first_jobs: departed.first_jobs,
+            set_up: lock(&self.set_up.0).clone(),
             ..Totals::default()
         };
         let mut told = 0.0;

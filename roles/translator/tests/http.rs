@@ -4,11 +4,13 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde_json::Value;
 use support::{PoolHouse, Running, in_time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use translator::Acknowledge;
 
 #[tokio::test]
 async fn readiness_follows_the_pool() {
@@ -153,11 +155,73 @@ async fn every_metric_agrees_with_the_status_and_with_what_happened() {
     ] {
         assert!(close(metrics[name], value), "{name}: {metrics:#?}");
     }
-    // Each request of this test waited for the answer to the one before.
+    for (method, requests) in [
+        ("submit", 5.0),
+        ("subscribe", 2.0),
+        ("authorize", 2.0),
+        ("configure", 0.0),
+        ("other", 0.0),
+    ] {
+        let count = metrics[&latency("count", method)];
+        assert!(close(count, requests), "{method}: {metrics:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_wait_for_the_pool_is_in_the_time_of_a_submit_that_waits_for_it() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.acknowledge = Acknowledge::Upstream;
+    })
+    .await;
+    let mut pool = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    let (channel, _) = pool.open_channel(&[1]).await;
+    let job = miner.notify().await.job_id;
+    miner.ask(r#"{"id":1,"method":"mining.ping"}"#).await;
+    miner.ask(r#"{"id":3}"#).await;
+    // All in one read, so that they have one time, but for those that wait.
+    let submit = |nonce: u32| {
+        format!(
+            r#"{{"id":9,"method":"mining.submit","params":["w","{job}","0a0b0c0d","6553f101","{nonce:08x}"]}}"#
+        )
+    };
+    let lines = [submit(1), submit(2), submit(1)].join("\n");
+    let asked = Instant::now();
+    let refused = miner.ask(&lines).await;
+    assert_eq!(refused["error"][0], 22, "{refused}");
+    pool.share().await;
+    pool.share().await;
+    let waited = asked.elapsed();
+    pool.acknowledge(channel, 2, 2).await;
+    for _ in 0..2 {
+        assert_eq!(miner.read().await.unwrap()["result"], true);
+    }
+    let waited_at_most = asked.elapsed();
+    let mut metrics = scrape(&get(&translator, "/metrics").await.1);
+    // The answers are there before they are counted.
+    while metrics[&latency("count", "submit")] < 3.0 {
+        metrics = scrape(&get(&translator, "/metrics").await.1);
+    }
+    let sum = metrics[&latency("sum", "submit")];
+    assert!(sum >= waited.as_secs_f64(), "{sum} {waited:?}");
     assert!(
-        metrics["stratum_request_response_seconds_count"] >= 7.0,
+        sum <= 3.0 * waited_at_most.as_secs_f64(),
+        "{sum} {waited_at_most:?}"
+    );
+    assert!(
+        close(metrics[&latency("count", "submit")], 3.0),
         "{metrics:#?}"
     );
+    assert!(
+        close(metrics[&latency("count", "other")], 2.0),
+        "{metrics:#?}"
+    );
+}
+
+fn latency(part: &str, method: &str) -> String {
+    format!("stratum_request_response_seconds_{part}{{method=\"{method}\"}}")
 }
 
 #[tokio::test]

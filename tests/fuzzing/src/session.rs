@@ -277,6 +277,7 @@ impl Conversation {
             self.heard(std::str::from_utf8(line).expect("text"));
         }
         assert!(self.answers <= self.lines, "an answer to nothing");
+        self.out.answered.clear();
         let requests = std::mem::take(&mut self.out.requests);
         let farewells = std::mem::take(&mut self.out.farewells);
         for request in requests.into_iter().chain(farewells) {

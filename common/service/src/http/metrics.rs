@@ -140,6 +140,25 @@ impl Families {
         self.push(name, help, MetricType::HISTOGRAM, vec![metric]);
     }
 
+    /// Observations by size, told apart by `label`.
+    pub fn histograms<'a, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        histograms: impl IntoIterator<Item = (&'a str, &'a Histogram<N>)>,
+    ) {
+        let metrics = histograms
+            .into_iter()
+            .map(|(which, histogram)| {
+                let mut metric = Metric::from_label(vec![pair(label, which)]);
+                metric.set_histogram(histogram.to_proto());
+                metric
+            })
+            .collect();
+        self.push(name, help, MetricType::HISTOGRAM, metrics);
+    }
+
     /// What a role's listener refused, or let wait: `hashpool_<role>_refused_connections_total` and the like.
     pub fn listener(&mut self, role: &str, listener: &listener::Snapshot) {
         self.counters(
@@ -194,12 +213,17 @@ impl<const N: usize> Histogram<N> {
 
     /// Counts one.
     pub fn observe(&mut self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Counts so many of the same value.
+    pub fn observe_many(&mut self, value: f64, count: u32) {
         let bucket = self.bounds.iter().position(|bound| value <= *bound);
         match bucket {
-            Some(bucket) => self.counts[bucket] += 1,
-            None => self.above += 1,
+            Some(bucket) => self.counts[bucket] += u64::from(count),
+            None => self.above += u64::from(count),
         }
-        self.sum += value;
+        self.sum += value * f64::from(count);
     }
 
     /// Adds another one of the same bounds.

@@ -35,8 +35,8 @@ pub(crate) struct Driver {
     pub(super) out: Output,
     /// How much of `out.bytes` the socket has taken.
     pub(super) written: usize,
-    /// When the requests were read whose answers are being written.
-    pub(super) asked_at: Option<Instant>,
+    /// When the lines were read that are handled at once.
+    pub(super) asked_at: Instant,
     pub(super) since_published: Traffic,
     /// Since when the miner waits for the pool's answers to its shares.
     full_since: Option<Instant>,
@@ -56,7 +56,7 @@ impl Driver {
             leaving: None,
             out: Output::default(),
             written: 0,
-            asked_at: None,
+            asked_at: Instant::now(),
             since_published: Traffic::default(),
             full_since: None,
         }
@@ -81,6 +81,15 @@ impl Driver {
 
     pub(super) fn is_written(&self) -> bool {
         self.out.bytes.len() == self.written
+    }
+
+    /// The socket has taken all that was said.
+    pub(super) fn all_is_written(&mut self) {
+        self.out.bytes.clear();
+        self.written = 0;
+        if !self.out.answered.is_empty() {
+            self.status.answered(&mut self.out.answered, self.asked_at);
+        }
     }
 
     pub(super) fn may_handle_lines(&self) -> bool {
@@ -240,7 +249,8 @@ impl Driver {
     /// While it waits, a connection owns no buffer, unless there is something in it.
     pub(super) fn give_buffers_back(&mut self) {
         if self.out.is_empty() {
-            let spare = std::mem::take(&mut self.out);
+            let mut spare = std::mem::take(&mut self.out);
+            spare.answered.clear();
             if spare.bytes.capacity() <= 2 * ENOUGH_OUTPUT {
                 SPARE_OUTPUT.set(spare);
             }

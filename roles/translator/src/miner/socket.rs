@@ -148,12 +148,9 @@ impl Socket {
     fn read(&mut self, driver: &mut Driver) -> Result<(), End> {
         READ.with_borrow_mut(|buffers| {
             if let Some(bytes) = self.transport.read(&self.stream, buffers)? {
-                let read_at = Instant::now();
+                driver.asked_at = Instant::now();
                 driver.since_published.from_miner += bytes.len() as u64;
                 self.handle_lines(bytes, driver);
-                if !driver.out.bytes.is_empty() {
-                    driver.asked_at.get_or_insert(read_at);
-                }
             }
             Ok(())
         })
@@ -209,14 +206,8 @@ impl Socket {
             driver.since_published.to_miner += size as u64;
             self.write_deadline = None;
         }
-        driver.out.bytes.clear();
-        driver.written = 0;
+        driver.all_is_written();
         self.write_deadline = None;
-        if !self.backlog
-            && let Some(asked_at) = driver.asked_at.take()
-        {
-            driver.since_published.answered_after = Some(asked_at.elapsed());
-        }
         Ok(())
     }
 }

@@ -31,8 +31,15 @@ pub(super) struct Channel {
 struct InFlight {
     /// What it is worth for the miner, and for the upstream.
     work: [u128; 2],
-    /// The id to answer to when the upstream has answered.
-    answer_to: Option<Box<str>>,
+    /// What to answer when the upstream has answered. Boxed: by default there is nothing.
+    answer_to: Option<Box<Asked>>,
+}
+
+/// A submit whose answer waits for the upstream's.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) id: Box<str>,
+    pub(super) at: Instant,
 }
 
 impl Channel {
@@ -65,7 +72,7 @@ impl Channel {
         &mut self,
         share: &Valid,
         extranonce1: [u8; EXTRANONCE1_SIZE],
-        answer_to: Option<Box<str>>,
+        answer_to: Option<Box<Asked>>,
         tally: &mut Tally,
     ) -> ShareSubmission {
         let mut extranonce = [0; 32];
@@ -95,9 +102,10 @@ impl Channel {
     pub(super) fn accepted(&mut self, last: u32, count: u64, tally: &mut Tally, out: &mut Output) {
         self.in_flight.accepted(last, count, |share| {
             tally.acknowledged(share.work);
-            if let Some(id) = share.answer_to {
+            if let Some(asked) = share.answer_to {
                 tally.told_accepted += 1;
-                write_result_true(&mut out.bytes, Id::from_raw(&id));
+                out.answered.later.push(asked.at);
+                write_result_true(&mut out.bytes, Id::from_raw(&asked.id));
             }
         });
     }
@@ -114,8 +122,8 @@ impl Channel {
         };
         tally.in_flight -= 1;
         tally.reject(reason);
-        if let Some(id) = share.answer_to {
-            write_refusal(&mut out.bytes, &id, reason);
+        if let Some(asked) = share.answer_to {
+            refuse(out, &asked, reason);
         }
     }
 
@@ -123,14 +131,15 @@ impl Channel {
     pub(super) fn end(self, reason: LossReason, tally: &mut Tally, out: &mut Output) {
         tally.lose(reason, self.in_flight.len() as u64);
         for share in self.in_flight.into_shares() {
-            if let Some(id) = share.answer_to {
-                write_refusal(&mut out.bytes, &id, RejectReason::UpstreamGone);
+            if let Some(asked) = share.answer_to {
+                refuse(out, &asked, RejectReason::UpstreamGone);
             }
         }
     }
 }
 
-fn write_refusal(out: &mut Vec<u8>, id: &str, reason: RejectReason) {
+fn refuse(out: &mut Output, asked: &Asked, reason: RejectReason) {
     let (code, message): (ErrorCode, _) = answer_to(reason);
-    write_error(out, Id::from_raw(id), code, message);
+    out.answered.later.push(asked.at);
+    write_error(&mut out.bytes, Id::from_raw(&asked.id), code, message);
 }

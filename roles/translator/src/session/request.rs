@@ -8,7 +8,9 @@ use stratum_v1::{
 use work::{Difficulty, Target};
 
 use super::worker::Worker;
-use super::{EXTRANONCE1_SIZE, EndReason, Now, Output, RejectReason, Session};
+use super::{
+    Acknowledge, EXTRANONCE1_SIZE, EndReason, Now, Output, RejectReason, RequestKind, Session,
+};
 
 /// The longest user name; firmware of the field takes no longer one, and SV2 takes 255 bytes.
 const MAX_USER_NAME: usize = 127;
@@ -22,9 +24,23 @@ impl Session {
     /// Handles one line of the miner.
     pub fn handle_line(&mut self, now: Now, line: &[u8], out: &mut Output) {
         self.last_line = now.instant;
-        match parse_request(line) {
-            Ok(request) => self.handle_request(now, request.id, request.method, out),
-            Err(error) => self.handle_malformed(error, out),
+        let (said, forwarded) = (out.bytes.len(), self.tally.forwarded);
+        let kind = match parse_request(line) {
+            Ok(request) => {
+                let kind = RequestKind::of(&request.method);
+                self.handle_request(now, request.id, request.method, out);
+                kind
+            }
+            Err(error) => {
+                let kind = RequestKind::of_malformed(&error);
+                self.handle_malformed(error, out);
+                kind
+            }
+        };
+        let later =
+            self.settings.acknowledge == Acknowledge::Upstream && self.tally.forwarded > forwarded;
+        if out.bytes.len() > said && !later {
+            out.answered.count(kind);
         }
     }
 

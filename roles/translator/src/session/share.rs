@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, Submit};
 
+use super::channel::Asked;
 use super::recent::{SentJob, Terms};
 use super::request::{accept, refuse};
 use super::upstream::{self, Stage};
@@ -98,7 +99,12 @@ impl Session {
                 .ok_or(RejectReason::UpstreamGone)?;
         let later = share.for_upstream && self.settings.acknowledge == Acknowledge::Upstream;
         if share.for_upstream {
-            let answer_to = (later && !id.is_absent()).then(|| id.json().into());
+            let answer_to = (later && !id.is_absent()).then(|| {
+                Box::new(Asked {
+                    id: id.json().into(),
+                    at: now.instant,
+                })
+            });
             let submission = channel.forward(share, self.extranonce1, answer_to, &mut self.tally);
             out.for_route(route).push(Request::Submit(submission));
         } else {
