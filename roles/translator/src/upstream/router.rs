@@ -46,8 +46,6 @@ struct Channel {
     owner: Owner,
     group: u32,
     target: Target,
-    /// The easiest that was agreed to.
-    max_target: Target,
     extranonce_prefix: ExtranonceBytes,
     extranonce_size: usize,
 }
@@ -105,14 +103,8 @@ impl Router {
                 // Going on with another target than the upstream's would cost every share.
                 let target = Target::from_le_bytes(*message.maximum_target.as_array())
                     .map_err(|_| UpstreamError::Impossible("target"))?;
-                let mut allowed = true;
-                self.addressed(message.channel_id, |channel| {
-                    allowed &= target <= channel.max_target;
-                    channel.target = target;
-                });
-                if !allowed {
-                    return Err(UpstreamError::Impossible("target"));
-                }
+                // One that is easier than a miner wants is for its session to mend: what it wants may have changed since.
+                self.addressed(message.channel_id, |channel| channel.target = target);
             }
             Mining::SetExtranoncePrefix(message) => {
                 if let Some(channel) = self.channels.get_mut(&message.channel_id) {
@@ -188,7 +180,6 @@ impl Router {
             owner,
             group: message.group_channel_id,
             target,
-            max_target,
             extranonce_prefix,
             extranonce_size,
         };

@@ -395,19 +395,40 @@ fn a_target_that_cannot_be_ends_the_connection() {
     }
     let mut pool = Pool::new();
     let _miner = pool.open(1);
-    pool.router.channels.get_mut(&1).unwrap().max_target = hard();
-    pool.target(GROUP, hard());
-    for maximum_target in [[0; 32], Target::MAX.to_le_bytes()] {
-        let message = SetTarget {
-            channel_id: GROUP,
-            maximum_target: (&maximum_target).into(),
-        };
-        let error = pool.say(Mining::SetTarget(message)).unwrap_err();
-        assert!(
-            matches!(error, UpstreamError::Impossible("target")),
-            "{error}"
-        );
-    }
+    let message = SetTarget {
+        channel_id: GROUP,
+        maximum_target: (&[0; 32]).into(),
+    };
+    let error = pool.say(Mining::SetTarget(message)).unwrap_err();
+    assert!(
+        matches!(error, UpstreamError::Impossible("target")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_miner_that_wants_easier_work_than_it_wanted_at_first_gets_it() {
+    let mut pool = Pool::new();
+    let mailbox = Arc::default();
+    let request_id = pool
+        .registry
+        .register(Instant::now(), owner(&mailbox), hard());
+    let target = hard().to_le_bytes();
+    pool.say(Mining::OpenExtendedMiningChannelSuccess(
+        OpenExtendedMiningChannelSuccess {
+            request_id,
+            channel_id: 1,
+            target: (&target).into(),
+            extranonce_size: 8,
+            extranonce_prefix: (&[1][..]).try_into().unwrap(),
+            group_channel_id: GROUP,
+        },
+    ))
+    .unwrap();
+    pool.target(1, Target::MAX);
+    pool.job(1, 5, None);
+    pool.block(1, 5, 9);
+    assert_eq!(work(&mailbox).unwrap().target, Target::MAX);
 }
 
 #[test]
