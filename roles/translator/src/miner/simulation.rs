@@ -21,7 +21,7 @@ use farmer::{Departed, Farmer};
 use pool::{Ledger, Pool, Rules};
 
 /// Conversations of each kind.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 20;
 
 const STEPS: usize = 400;
 
@@ -126,23 +126,28 @@ impl World {
                     self.miners[at].submit(&mut self.rng);
                 }
             }
-            40..60 => {
+            40..56 => {
                 if let Some(at) = self.some_miner() {
                     self.miners[at].turn();
                 }
             }
-            60..63 => {
+            56..62 => {
+                if let Some(at) = self.some_miner() {
+                    self.miners[at].wish(&mut self.rng);
+                }
+            }
+            62..64 => {
                 if let Some(at) = self.some_miner() {
                     self.miners[at].deaf ^= true;
                 }
             }
-            63..65 if self.miners.len() < 8 => self.arrive(),
-            65..67 => {
+            64..66 if self.miners.len() < 8 => self.arrive(),
+            66..68 => {
                 if let Some(at) = self.some_miner() {
                     self.leave(at);
                 }
             }
-            67..70 => {
+            68..70 => {
                 // Where nothing is to be lost, pools answer before patience ends.
                 let time = if self.climate.cuts { 900 } else { 200 };
                 self.pass(Duration::from_millis(time)).await;
@@ -227,7 +232,7 @@ impl World {
             miner.deaf = false;
         }
         for pool in &mut self.pools {
-            pool.refuse_no_channels();
+            pool.calm_down();
         }
         for _ in 0..120 {
             for pool in &mut self.pools {
@@ -260,6 +265,7 @@ impl World {
         }
         assert_eq!(self.pools.len(), 1, "a connection that was left has ended");
         self.compare_each();
+        self.all_mine_on().await;
 
         while !self.miners.is_empty() {
             self.leave(0);
@@ -270,6 +276,38 @@ impl World {
         assert_eq!(snapshot.shares.in_flight, 0);
         assert_eq!(self.pools[0].open_channels(), 0, "no channel is left open");
         self.compare(&snapshot.shares);
+    }
+
+    /// Whatever has happened, every miner has work, and the pool takes its shares.
+    async fn all_mine_on(&mut self) {
+        // A miner whose channel was refused again and again waits for long.
+        for _ in 0..40 {
+            self.pass(Duration::from_secs(10)).await;
+            self.pools[0].read(usize::MAX, &mut self.rng, &mut self.ledger);
+            self.pools[0].answer_opening(&mut self.rng);
+        }
+        self.pools[0].ease();
+        let accepted = |ledger: &Ledger, miner: &Farmer| {
+            let account = ledger.accounts.get(&miner.id);
+            account.map_or(0, |account| account.accepted)
+        };
+        let before: Vec<u64> = self
+            .miners
+            .iter()
+            .map(|miner| accepted(&self.ledger, miner))
+            .collect();
+        for nonce in 0..80 {
+            for miner in &mut self.miners {
+                miner.turn();
+                miner.submit_one(nonce);
+            }
+            self.pools[0].read(usize::MAX, &mut self.rng, &mut self.ledger);
+            self.pools[0].answer_shares(100, &mut self.rng, &mut self.ledger);
+        }
+        self.settle().await;
+        for (miner, before) in self.miners.iter().zip(before) {
+            assert!(accepted(&self.ledger, miner) > before, "{:?}", miner.id);
+        }
     }
 
     /// Each miner has what the pool has for it, where the pool says enough to know.

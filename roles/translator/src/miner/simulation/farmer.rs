@@ -51,7 +51,7 @@ impl Farmer {
         let mut driver = Driver::new(session, Arc::clone(&entry), upstream);
         driver.attach();
         let account = ["alice", "bob"][usize::from(number.is_multiple_of(3))];
-        let mut farmer = Self {
+        let mut miner = Self {
             driver,
             entry,
             id,
@@ -61,10 +61,10 @@ impl Farmer {
             asked: BTreeMap::new(),
             deaf: false,
         };
-        farmer.ask("mining.subscribe", "");
-        let authorize = format!(r#""{}","x""#, farmer.name);
-        farmer.ask("mining.authorize", &authorize);
-        farmer
+        miner.ask("mining.subscribe", "");
+        let authorize = format!(r#""{}","x""#, miner.name);
+        miner.ask("mining.authorize", &authorize);
+        miner
     }
 
     /// Sends some shares, good and bad, as far as the translator reads them.
@@ -76,6 +76,39 @@ impl Farmer {
             let params = self.share(rng);
             self.ask("mining.submit", &params);
         }
+    }
+
+    /// Asks for another difficulty, in one of the ways that there are. Up to three of four hashes do not meet it.
+    pub(super) fn wish(&mut self, rng: &mut StdRng) {
+        if !self.driver.may_handle_lines() {
+            return;
+        }
+        let difficulty = 2e-10 * f64::from(1 << rng.random_range(0..3));
+        let name = &self.name;
+        match rng.random_range(0..4) {
+            0 => self.ask("mining.suggest_difficulty", &format!("{difficulty:e}")),
+            1 => {
+                let password = format!(r#""{name}","fd={difficulty:e}""#);
+                self.ask("mining.authorize", &password);
+            }
+            _ => {
+                let minimum = format!(
+                    r#"["minimum-difficulty"],{{"minimum-difficulty.value":{difficulty:e}}}"#
+                );
+                self.ask("mining.configure", &minimum);
+            }
+        }
+    }
+
+    /// Sends one share for the newest job, if the translator reads it.
+    pub(super) fn submit_one(&mut self, nonce: u32) {
+        if !self.driver.may_handle_lines() {
+            return;
+        }
+        let name = &self.name;
+        let job = self.jobs.last().expect("it has work");
+        let share = format!(r#""{name}","{job}","00000000","{NTIME:08x}","{nonce:08x}""#);
+        self.ask("mining.submit", &share);
     }
 
     fn share(&mut self, rng: &mut StdRng) -> String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use stratum_core::binary_sv2::{Seq064K, Seq0255, Sv2Option};
+use stratum_core::binary_sv2::{Seq064K, Seq0255, Sv2Option, U256};
 use stratum_core::mining_sv2::{
     CloseChannel, NewExtendedMiningJob, OpenExtendedMiningChannel,
     OpenExtendedMiningChannelSuccess, OpenMiningChannelError, SetExtranoncePrefix, SetGroupChannel,
@@ -48,11 +48,10 @@ pub(super) struct Pool {
     tip: u8,
     openings: VecDeque<Opening>,
     channels: BTreeMap<u32, Channel>,
-    pub(super) updates: u64,
 }
 
 /// What the pool does beside mining by the book.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rules {
     /// Of so many shares, one is refused although nothing is wrong with it. Zero: none.
     pub(super) refuses_one_in: u32,
@@ -111,7 +110,6 @@ impl Pool {
             tip: 1,
             openings: VecDeque::new(),
             channels: BTreeMap::new(),
-            updates: 0,
         }
     }
 
@@ -120,9 +118,22 @@ impl Pool {
         self.wire.is_left()
     }
 
-    /// Miners whose channels are refused ask again ever later.
-    pub(super) fn refuse_no_channels(&mut self) {
-        self.rules.refuses_channels = false;
+    /// From now on it does what it is asked.
+    pub(super) fn calm_down(&mut self) {
+        self.rules = Rules::default();
+    }
+
+    /// All get work that any hash is good for.
+    pub(super) fn ease(&mut self) {
+        let ids: Vec<u32> = self.channels.keys().copied().collect();
+        for id in ids {
+            let Some(channel) = self.channels.get_mut(&id) else {
+                continue;
+            };
+            channel.target = channel.max_target;
+            self.tell_target(id);
+            self.block_for(id);
+        }
     }
 
     pub(super) fn open_channels(&self) -> usize {
@@ -132,9 +143,9 @@ impl Pool {
     /// Reads so many messages at most.
     pub(super) fn read(&mut self, most: usize, rng: &mut StdRng, ledger: &mut Ledger) {
         let (openings, channels) = (&mut self.openings, &mut self.channels);
-        let (rules, updates) = (&self.rules, &mut self.updates);
+        let (rules, mut updated) = (&self.rules, Vec::new());
         self.wire.hear(most, |message| match message {
-            Mining::OpenExtendedMiningChannel(open) => openings.push_back(Opening::new(&open)),
+            Mining::OpenExtendedMiningChannel(open) => openings.push_back(Opening::new(open)),
             Mining::SubmitSharesExtended(share) => {
                 ledger.received += 1;
                 // A channel that the pool has closed meanwhile is nobody's fault.
@@ -143,22 +154,45 @@ impl Pool {
                 }
             }
             Mining::UpdateChannel(update) => {
-                *updates += 1;
                 assert!(update.nominal_hash_rate.is_finite());
+                if let Some(channel) = channels.get_mut(&update.channel_id) {
+                    channel.max_target = limit(update.maximum_target);
+                    updated.push(update.channel_id);
+                }
             }
             Mining::CloseChannel(close) => {
                 channels.remove(&close.channel_id);
             }
             other => panic!("a pool is not told {other}"),
         });
+        for id in updated {
+            self.keep_limit(id);
+        }
+    }
+
+    /// A target easier than the client takes is changed at once.
+    fn keep_limit(&mut self, id: u32) {
+        if let Some(channel) = self.channels.get_mut(&id)
+            && channel.target > channel.max_target
+        {
+            channel.target = channel.max_target;
+            self.tell_target(id);
+        }
+    }
+
+    fn tell_target(&mut self, id: u32) {
+        if let Some(channel) = self.channels.get(&id) {
+            let target = channel.target.to_le_bytes();
+            self.say(Mining::SetTarget(SetTarget {
+                channel_id: id,
+                maximum_target: (&target).into(),
+            }));
+        }
     }
 
     pub(super) fn read_updates(&mut self) {
-        let updates = &mut self.updates;
-        self.wire.hear_updates(|message| {
-            assert!(matches!(message, Mining::UpdateChannel(_)), "{message}");
-            *updates += 1;
-        });
+        self.wire
+            .hear_updates(|message| assert!(matches!(message, Mining::UpdateChannel(_))));
     }
 
     /// Answers the oldest request for a channel, if there is one.
@@ -407,10 +441,10 @@ impl Pool {
 }
 
 impl Opening {
-    fn new(open: &OpenExtendedMiningChannel<'_>) -> Self {
+    fn new(open: OpenExtendedMiningChannel<'_>) -> Self {
         Self {
             request_id: open.request_id,
-            max_target: Target::from_le_bytes(*open.max_target.as_array()).unwrap(),
+            max_target: limit(open.max_target),
             size: open.min_extranonce_size,
         }
     }
@@ -472,6 +506,10 @@ impl Ledger {
             account.work += work;
         }
     }
+}
+
+fn limit(target: U256<'_>) -> Target {
+    Target::from_le_bytes(target.to_array()).unwrap()
 }
 
 fn job(channel_id: u32, job_id: u32, min_ntime: Option<u32>) -> Mining<'static> {
