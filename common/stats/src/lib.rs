@@ -11,6 +11,7 @@ pub mod sender;
 pub mod series;
 #[cfg(feature = "receiver")]
 pub mod state;
+pub mod web;
 
 use std::time::Instant;
 
