@@ -4,8 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use service::config::without_password;
+use storage::Url;
 
-use crate::{Error, store::Url};
+use crate::Error;
 
 /// Where the ledger is, and how it is written; `[storage]` in the pool's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +53,7 @@ impl StorageConfig {
                 problem: problem.to_owned(),
             })
         };
-        Url::parse(self)?;
+        self.place()?;
         if !(1..=60_000).contains(&self.commit_interval_ms) {
             return wrong("storage.commit_interval_ms", "from 1 to 60000 is possible");
         }
@@ -66,6 +67,11 @@ impl StorageConfig {
             return wrong("storage.minutes_kept_hours", "must be at least 1");
         }
         Ok(())
+    }
+
+    /// Where the ledger is.
+    pub(crate) fn place(&self) -> Result<Url, Error> {
+        Ok(Url::parse(&self.url, self.ca_file.as_deref())?)
     }
 
     /// The URL without its password.

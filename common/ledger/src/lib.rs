@@ -23,9 +23,11 @@ pub use block::{Block, BlockState};
 pub use booking::{Booking, Entry};
 pub use config::StorageConfig;
 pub use report::{Minutes, Reader, Work};
+pub use storage::Health;
 
 use booking::Inbox;
-use store::{Connection, Server, Url};
+use storage::{Keeper, Url};
+use store::{Connection, Server};
 use writer::Writer;
 
 /// The running ledger of one pool.
@@ -36,17 +38,6 @@ pub struct Ledger {
     boot: u64,
     url: Url,
     writer: JoinHandle<()>,
-}
-
-/// Whether what is accepted now can be made durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Health {
-    /// Commits succeed.
-    Writable,
-    /// They do not; it is tried again until they do. Shares wait meanwhile.
-    Stalled(String),
-    /// Another process writes under this server's id. This one must not write any more.
-    TakenOver,
 }
 
 /// What could not be made durable in time at the end.
@@ -65,8 +56,7 @@ pub struct Unflushed {
 pub struct Opened {
     config: StorageConfig,
     url: Url,
-    connection: Connection,
-    publish: watch::Sender<Health>,
+    database: Keeper<Connection>,
 }
 
 impl Opened {
@@ -76,20 +66,19 @@ impl Opened {
     /// [`Error`], all of them the operator's to mend.
     pub async fn open(config: &StorageConfig) -> Result<Self, Error> {
         config.validate()?;
-        let url = Url::parse(config)?;
-        let connection = store::connect(&url, true).await?.migrate(&url).await?;
+        let url = config.place()?;
+        let connection = store::connect(&url, true).await?.migrate().await?;
         Ok(Self {
             config: config.clone(),
+            database: Keeper::new("the ledger", url.clone(), connection),
             url,
-            connection,
-            publish: watch::Sender::new(Health::Writable),
         })
     }
 
     /// Whether commits succeed; changes are published.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
-        self.publish.subscribe()
+        self.database.health()
     }
 
     /// Counts this start of the server, after which an earlier one that still runs can write no more.
@@ -100,15 +89,14 @@ impl Opened {
         let Self {
             config,
             url,
-            mut connection,
-            publish,
+            mut database,
         } = self;
         let id = server_id.into();
-        let boot = connection.count_start(id).await?;
+        let boot = database.connection().await?.count_start(id).await?;
         let (inbox, outlet) = booking::queue(config.queue);
-        let health = publish.subscribe();
+        let health = database.health();
         let server = Server { id, boot };
-        let writer = Writer::new(&config, url.clone(), connection, server, outlet, publish);
+        let writer = Writer::new(&config, database, server, outlet);
         Ok(Ledger {
             inbox,
             health,
@@ -228,4 +216,17 @@ pub enum Error {
     /// The database does not do what it is asked.
     #[error("ledger: {0}")]
     Database(#[from] diesel::result::Error),
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        match error {
+            storage::Error::Url(problem) => Self::Config {
+                key: "storage.url",
+                problem: problem.to_owned(),
+            },
+            storage::Error::Open { url, problem } => Self::Open { url, problem },
+            storage::Error::Newer { url, version } => Self::Newer { url, version },
+        }
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
+use storage::Url;
+
 use crate::{
     Block, BlockState, Error, StorageConfig,
     batch::from_columns,
     block::parse_hash,
-    store::{self, BlockRow, Blocks, Connection, LOWER_BITS, Url, WorkRow},
+    store::{self, BlockRow, Blocks, Connection, LOWER_BITS, WorkRow},
 };
 
 /// Reads what pools have written.
@@ -78,7 +80,7 @@ impl Reader {
     /// # Errors
     /// [`Error::Config`], [`Error::Open`], [`Error::Empty`].
     pub async fn open(config: &StorageConfig) -> Result<Self, Error> {
-        let url = Url::parse(config)?;
+        let url = config.place()?;
         if let Url::Sqlite(path) = &url
             && !std::path::Path::new(path).exists()
         {

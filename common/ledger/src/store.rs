@@ -3,74 +3,16 @@
 mod postgres;
 mod sqlite;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use diesel::{
     AsChangeset, Insertable, QueryableByName,
-    migration::MigrationSource,
     result::Error as DatabaseError,
     sql_types::{BigInt, Binary, Bool, Nullable, Text},
 };
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness};
+use storage::{Postgres, Sqlite, Url};
 
-use crate::{Block, BlockState, Error, StorageConfig, batch::Batch, block::shown, report::Minutes};
-
-/// Where a ledger is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Url {
-    Sqlite(String),
-    Postgres {
-        text: String,
-        /// Certificates of those who may sign the server's; those of the system without it.
-        ca_file: Option<PathBuf>,
-    },
-}
-
-impl Url {
-    pub(crate) fn parse(config: &StorageConfig) -> Result<Self, Error> {
-        let text = config.url.trim();
-        if let Some(path) = text.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            // SQLite would read a name of its own out of these.
-            if !path.is_empty() && !path.starts_with(':') && !path.starts_with("file:") {
-                return Ok(Self::Sqlite(path.to_owned()));
-            }
-        } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            let (_, query) = text.split_once('?').unwrap_or_default();
-            if query.contains("password=") {
-                return Err(Error::Config {
-                    key: "storage.url",
-                    problem: "takes a password behind the user's name alone, as in postgres://user:password@host, where \
-                              it is never shown"
-                        .to_owned(),
-                });
-            }
-            return Ok(Self::Postgres {
-                text: text.to_owned(),
-                ca_file: config.ca_file.clone(),
-            });
-        }
-        Err(Error::Config {
-            key: "storage.url",
-            problem: "is \"sqlite:FILE\" or \"postgres://user:password@host:port/database\""
-                .to_owned(),
-        })
-    }
-
-    pub(crate) fn shown(&self) -> String {
-        match self {
-            Self::Sqlite(path) => format!("sqlite:{path}"),
-            Self::Postgres { text, .. } => service::config::without_password(text),
-        }
-    }
-
-    fn open_error(&self, problem: impl ToString) -> Error {
-        Error::Open {
-            url: self.shown(),
-            problem: problem.to_string(),
-        }
-    }
-}
+use crate::{Block, BlockState, batch::Batch, block::shown, report::Minutes};
 
 /// Who writes.
 #[derive(Debug, Clone, Copy)]
@@ -105,34 +47,37 @@ pub(crate) enum Connection {
 }
 
 /// Opens a database that is there; `create` makes the file where it is not.
-pub(crate) async fn connect(url: &Url, create: bool) -> Result<Connection, Error> {
-    let connected = match url {
-        Url::Sqlite(path) => sqlite::Connection::open(path, create)
-            .await
-            .map(Connection::Sqlite),
-        Url::Postgres { text, ca_file } => postgres::Connection::open(text, ca_file.as_deref())
-            .await
-            .map(|connection| Connection::Postgres(Box::new(connection))),
-    };
-    connected.map_err(|problem| url.open_error(problem))
+pub(crate) async fn connect(url: &Url, create: bool) -> Result<Connection, storage::Error> {
+    Ok(match url {
+        Url::Sqlite(path) => Sqlite::open(path, create).await?.into(),
+        Url::Postgres { text, ca_file } => Postgres::open(text, ca_file.as_deref()).await?.into(),
+    })
+}
+
+impl storage::Database for Connection {
+    async fn reopen(url: &Url) -> Result<Self, storage::Error> {
+        connect(url, false).await
+    }
+}
+
+impl From<Sqlite> for Connection {
+    fn from(database: Sqlite) -> Self {
+        Self::Sqlite(sqlite::Connection(database))
+    }
+}
+
+impl From<Postgres> for Connection {
+    fn from(database: Postgres) -> Self {
+        Self::Postgres(Box::new(postgres::Connection(database)))
+    }
 }
 
 impl Connection {
     /// Brings the tables up to date; refuses those of a later version.
-    pub(crate) async fn migrate(self, url: &Url) -> Result<Self, Error> {
-        let migrated = match self {
-            Self::Sqlite(connection) => connection.migrate().await.map(Self::Sqlite),
-            Self::Postgres(connection) => connection
-                .migrate()
-                .await
-                .map(|connection| Self::Postgres(Box::new(connection))),
-        };
-        migrated.map_err(|problem| match problem {
-            Migrating::Newer(version) => Error::Newer {
-                url: url.shown(),
-                version,
-            },
-            Migrating::Failed(problem) => url.open_error(problem),
+    pub(crate) async fn migrate(self) -> Result<Self, storage::Error> {
+        Ok(match self {
+            Self::Sqlite(connection) => connection.0.migrate(sqlite::MIGRATIONS).await?.into(),
+            Self::Postgres(connection) => connection.0.migrate(postgres::MIGRATIONS).await?.into(),
         })
     }
 
@@ -213,13 +158,6 @@ pub(crate) enum Blocks {
     Open { server_id: i64, ended_since_ms: i64 },
     /// This many of all that were found since then.
     Newest { since_ms: i64, count: i64 },
-}
-
-/// Why tables were not brought up to date.
-#[derive(Debug)]
-enum Migrating {
-    Newer(String),
-    Failed(String),
 }
 
 /// Work of a worker, summed by the database. The lower column is summed in two halves, which cannot overflow.
@@ -443,28 +381,6 @@ impl Blocks {
     }
 }
 
-/// Runs what is missing, unless the tables are of a later version.
-fn run_migrations<DB: diesel::backend::Backend>(
-    connection: &mut impl MigrationHarness<DB>,
-    known: EmbeddedMigrations,
-) -> Result<(), Migrating> {
-    let failed =
-        |error: Box<dyn std::error::Error + Send + Sync>| Migrating::Failed(error.to_string());
-    let versions: Vec<_> = MigrationSource::<DB>::migrations(&known)
-        .map_err(failed)?
-        .iter()
-        .map(|migration| migration.name().version().as_owned())
-        .collect();
-    let applied = connection.applied_migrations().map_err(failed)?;
-    if let Some(unknown) = applied.iter().find(|version| !versions.contains(version)) {
-        return Err(Migrating::Newer(unknown.to_string()));
-    }
-    connection
-        .run_pending_migrations(known)
-        .map_err(failed)
-        .map(drop)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -489,11 +405,7 @@ mod tests {
     }
 
     fn place(url: &str) -> Url {
-        Url::parse(&StorageConfig {
-            url: url.to_owned(),
-            ..StorageConfig::default()
-        })
-        .unwrap()
+        Url::parse(url, None).unwrap()
     }
 
     #[test]
@@ -519,7 +431,7 @@ mod tests {
     async fn a_batch_counts_once_and_rolling_up_changes_no_sum(url: &str) {
         let url = place(url);
         let connection = connect(&url, true).await.unwrap();
-        let mut connection = connection.migrate(&url).await.unwrap();
+        let mut connection = connection.migrate().await.unwrap();
         let server = |id, boot| Server { id, boot };
         assert_eq!(connection.count_start(1).await.unwrap(), 1);
         assert_eq!(connection.count_start(2).await.unwrap(), 1);
@@ -566,7 +478,7 @@ mod tests {
     async fn two_at_once_move_a_minute_once(url: &str) {
         let url = place(url);
         let first = connect(&url, true).await.unwrap();
-        let mut first = first.migrate(&url).await.unwrap();
+        let mut first = first.migrate().await.unwrap();
         let mut second = connect(&url, false).await.unwrap();
         let boot = first.count_start(1).await.unwrap();
         let server = Server { id: 1, boot };

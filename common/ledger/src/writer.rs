@@ -2,24 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
-};
-use tracing::{error, info, warn};
+use storage::Keeper;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::error;
 
 use crate::{
-    Health, StorageConfig,
+    StorageConfig,
     batch::{Batch, Names, Waiting},
     block::now_ms,
     booking::{Order, Outlet},
-    store::{self, Committed, Connection, RolledUp, Server, Url},
+    store::{Committed, Connection, RolledUp, Server},
 };
 
-/// After this time a commit counts as stalled, though it may still succeed.
-const SLOW: Duration = Duration::from_secs(2);
-/// After this time a connection that gives no answer is given up.
-const GIVE_UP: Duration = Duration::from_secs(20);
 /// Pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -27,15 +21,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const ROLL_UP_INTERVAL: Duration = Duration::from_secs(10);
 const ROLL_UP_NEXT: Duration = Duration::from_millis(200);
 
-const NO_ANSWER: &str = "the database gives no answer";
-
 pub(crate) struct Writer {
-    url: Url,
-    /// None after a failure; made anew for the next try.
-    connection: Option<Connection>,
+    database: Keeper<Connection>,
     server: Server,
     orders: Outlet,
-    health: watch::Sender<Health>,
     interval: Duration,
     minutes_kept: i64,
     names: Names,
@@ -47,19 +36,15 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(
         config: &StorageConfig,
-        url: Url,
-        connection: Connection,
+        database: Keeper<Connection>,
         server: Server,
         orders: Outlet,
-        health: watch::Sender<Health>,
     ) -> Self {
         let now = Instant::now();
         Self {
-            url,
-            connection: Some(connection),
+            database,
             server,
             orders,
-            health,
             interval: config.commit_interval(),
             minutes_kept: i64::from(config.minutes_kept_hours) * 60,
             names: Names::new(config.workers_per_account),
@@ -99,7 +84,7 @@ impl Writer {
             server_id = self.server.id,
             "another process with this server_id writes to the ledger; this one stops"
         );
-        self.health.send_replace(Health::TakenOver);
+        self.database.taken_over();
     }
 
     /// When the commit after this one may begin. A timer that fires late does not delay those after it.
@@ -129,6 +114,7 @@ impl Writer {
         let mut pause = FIRST_PAUSE;
         loop {
             let committed = self
+                .database
                 .attempt(async |connection| connection.commit(server, Arc::clone(&batch)).await)
                 .await;
             if let Some(committed) = committed {
@@ -145,6 +131,7 @@ impl Writer {
         let before = now_ms() / 60_000 - self.minutes_kept;
         let server = self.server;
         let rolled_up = self
+            .database
             .attempt(async |connection| connection.roll_up(server, before).await)
             .await;
         let pause = match rolled_up {
@@ -153,71 +140,5 @@ impl Writer {
         };
         self.next_roll_up = Instant::now() + pause;
         rolled_up.unwrap_or(RolledUp::Nothing)
-    }
-
-    /// Does something with the database, and publishes whether that was possible.
-    async fn attempt<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut Connection) -> Result<T, diesel::result::Error>,
-    ) -> Option<T> {
-        // Taken out, so that a connection in an unknown state is not used again.
-        let (url, connection) = (&self.url, self.connection.take());
-        let attempt = async {
-            let mut connection = open(connection, url).await?;
-            let done = work(&mut connection).await;
-            Ok((connection, done.map_err(|error| error.to_string())?))
-        };
-        tokio::pin!(attempt);
-        let result = match timeout(SLOW, &mut attempt).await {
-            Ok(result) => result,
-            Err(_) => {
-                self.publish(Health::Stalled(NO_ANSWER.to_owned()));
-                match url {
-                    // It is at work on a thread that cannot be called back; another one would not fare better.
-                    Url::Sqlite(_) => attempt.await,
-                    Url::Postgres { .. } => timeout(GIVE_UP, attempt)
-                        .await
-                        .unwrap_or_else(|_| Err(NO_ANSWER.to_owned())),
-                }
-            }
-        };
-        match result {
-            Ok((connection, done)) => {
-                self.connection = Some(connection);
-                self.publish(Health::Writable);
-                Some(done)
-            }
-            Err(problem) => {
-                self.publish(Health::Stalled(problem));
-                None
-            }
-        }
-    }
-
-    /// Tells of a change, and logs it once.
-    fn publish(&self, health: Health) {
-        self.health.send_if_modified(|known| {
-            let was_writable = *known == Health::Writable;
-            match &health {
-                Health::Writable if !was_writable => info!("the ledger is written again"),
-                Health::Stalled(problem) if was_writable => {
-                    warn!(problem, "the ledger cannot be written; shares wait");
-                }
-                _ => {}
-            }
-            let changed = *known != health;
-            *known = health;
-            changed
-        });
-    }
-}
-
-/// The connection that is there, or a new one.
-async fn open(connection: Option<Connection>, url: &Url) -> Result<Connection, String> {
-    match connection {
-        Some(connection) => Ok(connection),
-        None => store::connect(url, false)
-            .await
-            .map_err(|error| error.to_string()),
     }
 }

@@ -1,21 +1,19 @@
-//! SQLite: a file with WAL, each transaction one visit to a blocking thread.
+//! What SQLite is asked.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::sync::Arc;
 
 use diesel::{
-    Connection as _, QueryDsl as _, QueryResult, RunQueryDsl, SqliteConnection,
-    connection::SimpleConnection,
-    result::{DatabaseErrorKind, Error as DatabaseError},
+    QueryDsl as _, QueryResult, RunQueryDsl, SqliteConnection,
+    result::Error as DatabaseError,
     sql_query,
     sql_types::{BigInt, Text},
-    sqlite::Sqlite,
 };
-use diesel_async::sync_connection_wrapper::SyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
+use storage::Sqlite;
 
 use super::{
-    BlockRow, Blocks, ChangedBlock, Committed, FoundBlock, Migrating, RawRow, RolledUp, Server,
-    Value, WorkRow, blocks, sql,
+    BlockRow, Blocks, ChangedBlock, Committed, FoundBlock, RawRow, RolledUp, Server, Value,
+    WorkRow, blocks, sql,
 };
 use crate::{
     batch::{Batch, BlockChange, to_columns},
@@ -23,11 +21,7 @@ use crate::{
     report::Minutes,
 };
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
-
-/// Full synchronisation, so that a commit survives the loss of power; a second for other processes that write.
-const SETTINGS: &str =
-    "PRAGMA busy_timeout = 1000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;";
+pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 /// One statement for a whole batch: the rows come as one JSON text.
 const INSERT_WORK: &str = "INSERT INTO work_minutes \
@@ -35,80 +29,23 @@ const INSERT_WORK: &str = "INSERT INTO work_minutes \
      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $1, value ->> 4, value ->> 5, value ->> 6 \
      FROM json_each($2) WHERE true";
 
-pub(crate) struct Connection {
-    connection: SyncConnectionWrapper<SqliteConnection>,
-    file: File,
-}
-
-/// The file that is open. SQLite goes on writing to one that has been deleted, and what it commits there is lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct File {
-    path: Arc<Path>,
-    device: u64,
-    inode: u64,
-}
-
-impl File {
-    fn at(path: Arc<Path>) -> io::Result<Self> {
-        let metadata = fs::metadata(&path)?;
-        Ok(Self {
-            path,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
-    }
-
-    /// Whether it is still the one at its path.
-    fn check(&self) -> QueryResult<()> {
-        if Self::at(Arc::clone(&self.path)).is_ok_and(|there| there == *self) {
-            return Ok(());
-        }
-        let path = self.path.display();
-        let problem = format!(
-            "{path} has been deleted or replaced; put it back, or restart the pool for a new ledger"
-        );
-        Err(DatabaseError::DatabaseError(
-            DatabaseErrorKind::UnableToSendCommand,
-            Box::new(problem),
-        ))
-    }
-}
+pub(crate) struct Connection(pub(super) Sqlite);
 
 impl Connection {
-    pub(super) async fn open(path: &str, create: bool) -> Result<Self, String> {
-        let path = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || open(&path, create)).await;
-        let (connection, file) = opened.map_err(|error| error.to_string())??;
-        Ok(Self {
-            connection: SyncConnectionWrapper::new(connection),
-            file,
-        })
-    }
-
-    pub(super) async fn migrate(mut self) -> Result<Self, Migrating> {
-        let migrated = self
-            .connection
-            .spawn_blocking(|connection| {
-                Ok(super::run_migrations::<Sqlite>(connection, MIGRATIONS))
-            })
-            .await;
-        migrated.map_err(|error| Migrating::Failed(error.to_string()))??;
-        Ok(self)
-    }
-
     pub(super) async fn has_tables(&mut self) -> bool {
-        self.connection
-            .spawn_blocking(|connection| sql_query(sql::ANY_SERVER).load::<Value>(connection))
+        self.0
+            .read(|connection| sql_query(sql::ANY_SERVER).load::<Value>(connection))
             .await
             .is_ok()
     }
 
     pub(super) async fn count_start(&mut self, server_id: i64) -> QueryResult<i64> {
-        self.transaction(move |connection| {
-            let boot = sql_query(sql::COUNT_START).bind::<BigInt, _>(server_id);
-            Ok(boot.get_result::<Value>(connection)?.value)
-        })
-        .await
+        self.0
+            .write(move |connection| {
+                let boot = sql_query(sql::COUNT_START).bind::<BigInt, _>(server_id);
+                Ok(boot.get_result::<Value>(connection)?.value)
+            })
+            .await
     }
 
     pub(super) async fn commit(
@@ -116,46 +53,42 @@ impl Connection {
         server: Server,
         batch: Arc<Batch>,
     ) -> QueryResult<Committed> {
-        let file = self.file.clone();
-        self.transaction(move |connection| {
-            file.check()?;
-            commit(connection, server, &batch)
-        })
-        .await
+        self.0
+            .write(move |connection| commit(connection, server, &batch))
+            .await
     }
 
     pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<RolledUp> {
-        let file = self.file.clone();
-        self.transaction(move |connection| {
-            file.check()?;
-            let held = sql_query(sql::HOLD_SERVER)
-                .bind::<BigInt, _>(server.id)
-                .bind::<BigInt, _>(server.boot)
-                .execute(connection)?;
-            if held == 0 {
-                return Ok(RolledUp::TakenOver);
-            }
-            let oldest = sql_query(sql::OLDEST_MINUTE)
-                .bind::<BigInt, _>(before)
-                .bind::<BigInt, _>(server.id)
-                .load::<Value>(connection)?;
-            let [Value { value: minute }, ..] = oldest.as_slice() else {
-                return Ok(RolledUp::Nothing);
-            };
-            for statement in [sql::ADD_HOUR, sql::DROP_MINUTE] {
-                sql_query(statement)
-                    .bind::<BigInt, _>(minute)
+        self.0
+            .write(move |connection| {
+                let held = sql_query(sql::HOLD_SERVER)
                     .bind::<BigInt, _>(server.id)
+                    .bind::<BigInt, _>(server.boot)
                     .execute(connection)?;
-            }
-            Ok(RolledUp::Minute)
-        })
-        .await
+                if held == 0 {
+                    return Ok(RolledUp::TakenOver);
+                }
+                let oldest = sql_query(sql::OLDEST_MINUTE)
+                    .bind::<BigInt, _>(before)
+                    .bind::<BigInt, _>(server.id)
+                    .load::<Value>(connection)?;
+                let [Value { value: minute }, ..] = oldest.as_slice() else {
+                    return Ok(RolledUp::Nothing);
+                };
+                for statement in [sql::ADD_HOUR, sql::DROP_MINUTE] {
+                    sql_query(statement)
+                        .bind::<BigInt, _>(minute)
+                        .bind::<BigInt, _>(server.id)
+                        .execute(connection)?;
+                }
+                Ok(RolledUp::Minute)
+            })
+            .await
     }
 
     pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<Vec<WorkRow>> {
-        self.connection
-            .spawn_blocking(move |connection| {
+        self.0
+            .read(move |connection| {
                 sql_query(sql::WORK)
                     .bind::<BigInt, _>(window.first)
                     .bind::<BigInt, _>(window.end)
@@ -167,8 +100,8 @@ impl Connection {
     }
 
     pub(super) async fn raw_block(&mut self, hash: String) -> QueryResult<Vec<RawRow>> {
-        self.connection
-            .spawn_blocking(move |connection| {
+        self.0
+            .read(move |connection| {
                 sql_query(sql::RAW_BLOCK)
                     .bind::<Text, _>(hash)
                     .load(connection)
@@ -177,8 +110,8 @@ impl Connection {
     }
 
     pub(super) async fn blocks(&mut self, wanted: Blocks) -> QueryResult<Vec<BlockRow>> {
-        self.connection
-            .spawn_blocking(move |connection| {
+        self.0
+            .read(move |connection| {
                 let (statement, first, second) = wanted.statement();
                 sql_query(statement)
                     .bind::<BigInt, _>(first)
@@ -187,35 +120,6 @@ impl Connection {
             })
             .await
     }
-
-    /// Takes the write lock at the start, so that no transaction fails half-way because of another process.
-    async fn transaction<T, F>(&mut self, work: F) -> QueryResult<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut SqliteConnection) -> QueryResult<T> + Send + 'static,
-    {
-        self.connection
-            .spawn_blocking(move |connection| connection.immediate_transaction(work))
-            .await
-    }
-}
-
-fn open(path: &str, create: bool) -> Result<(SqliteConnection, File), String> {
-    if !create && !Path::new(path).exists() {
-        return Err("the file is gone".to_owned());
-    }
-    if let Some(folder) = Path::new(path)
-        .parent()
-        .filter(|f| !f.as_os_str().is_empty())
-    {
-        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    }
-    let mut connection = SqliteConnection::establish(path).map_err(|error| error.to_string())?;
-    connection
-        .batch_execute(SETTINGS)
-        .map_err(|error| error.to_string())?;
-    let file = File::at(Path::new(path).into()).map_err(|error| error.to_string())?;
-    Ok((connection, file))
 }
 
 fn commit(
