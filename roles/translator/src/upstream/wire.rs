@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use stratum_core::parsers_sv2::Mining;
-use sv2_connection::FrameBuffer;
+use stratum_core::mining_sv2::MESSAGE_TYPE_SUBMIT_SHARES_EXTENDED;
+use stratum_core::parsers_sv2::{Mining, TlvList};
+use sv2_connection::{Frame, FrameBuffer};
 use tokio::sync::mpsc;
 
 use super::encode::{encode, push_update};
@@ -18,11 +19,12 @@ pub(crate) struct Wire {
     outgoing: mpsc::Receiver<Outgoing>,
     router: Router,
     registry: Arc<Registry>,
+    worker_names: bool,
     frames: FrameBuffer,
 }
 
 impl Wire {
-    /// A connection whose queue holds so many requests, and the link to it.
+    /// A connection whose queue holds so many requests, and the link to it. Shares on shared channels name their workers.
     pub(crate) fn new(
         id: u64,
         queue: usize,
@@ -35,19 +37,20 @@ impl Wire {
             outgoing,
             router: Router::new(Arc::clone(&registry), Arc::clone(job_ids)),
             registry: Arc::clone(&registry),
+            worker_names: aggregate,
             frames: FrameBuffer::new(),
         };
         let link = Link {
             id,
             queue: sender,
             registry,
-            worker_names: false,
+            worker_names: aggregate,
         };
         (wire, link)
     }
 
-    /// What the translator writes next, so many messages at most.
-    pub(crate) fn hear(&mut self, most: usize, mut hear: impl FnMut(Mining<'_>)) {
+    /// What the translator writes next, so many messages at most, and whom a share names.
+    pub(crate) fn hear(&mut self, most: usize, mut hear: impl FnMut(Mining<'_>, Option<String>)) {
         for channel_id in std::mem::take(self.router.unwanted()) {
             let close = Outgoing {
                 request_id: 0,
@@ -60,10 +63,11 @@ impl Wire {
             let Ok(outgoing) = self.outgoing.try_recv() else {
                 break;
             };
-            encode(&outgoing, false, &mut self.frames).unwrap();
+            encode(&outgoing, self.worker_names, &mut self.frames).unwrap();
         }
         for frame in self.frames.frames() {
-            hear(frame.mining().unwrap());
+            let (frame, worker) = without_worker(frame);
+            hear(frame.mining().unwrap(), worker);
         }
         self.frames.clear();
     }
@@ -97,4 +101,22 @@ impl Wire {
     pub(crate) fn is_left(&self) -> bool {
         self.outgoing.is_closed() && self.outgoing.is_empty()
     }
+}
+
+/// Splits a share from what extension 0x0002 puts behind it.
+fn without_worker(frame: Frame<'_>) -> (Frame<'_>, Option<String>) {
+    // Six words, and the extranonce with its length (SV2 5.3.12).
+    const LENGTH_AT: usize = 24;
+    if frame.message_type != MESSAGE_TYPE_SUBMIT_SHARES_EXTENDED {
+        return (frame, None);
+    }
+    let size = LENGTH_AT + 1 + usize::from(frame.payload[LENGTH_AT]);
+    let (fields, behind) = frame.payload.split_at_mut(size);
+    let named = TlvList::from_bytes(behind).iter().next();
+    let worker = named.map(|tlv| String::from_utf8(tlv.unwrap().value.to_vec()).unwrap());
+    let frame = Frame {
+        payload: fields,
+        ..frame
+    };
+    (frame, worker)
 }

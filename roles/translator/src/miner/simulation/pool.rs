@@ -144,13 +144,13 @@ impl Pool {
     pub(super) fn read(&mut self, most: usize, rng: &mut StdRng, ledger: &mut Ledger) {
         let (openings, channels) = (&mut self.openings, &mut self.channels);
         let (rules, mut updated) = (&self.rules, Vec::new());
-        self.wire.hear(most, |message| match message {
+        self.wire.hear(most, |message, worker| match message {
             Mining::OpenExtendedMiningChannel(open) => openings.push_back(Opening::new(open)),
             Mining::SubmitSharesExtended(share) => {
                 ledger.received += 1;
                 // A channel that the pool has closed meanwhile is nobody's fault.
                 if let Some(channel) = channels.get_mut(&share.channel_id) {
-                    channel.take(&share, rules, rng);
+                    channel.take(&share, worker, rules, rng);
                 }
             }
             Mining::UpdateChannel(update) => {
@@ -452,13 +452,22 @@ impl Opening {
 
 impl Channel {
     /// Judges a share. One that is wrong in itself should never have come.
-    fn take(&mut self, share: &SubmitSharesExtended<'_>, rules: &Rules, rng: &mut StdRng) {
+    fn take(
+        &mut self,
+        share: &SubmitSharesExtended<'_>,
+        worker: Option<String>,
+        rules: &Rules,
+        rng: &mut StdRng,
+    ) {
         assert_eq!(share.sequence_number, self.last_sequence_number + 1);
         self.last_sequence_number = share.sequence_number;
         let extranonce = share.extranonce.as_bytes();
         assert_eq!(extranonce.len(), usize::from(self.size));
         // What the miner rolls stands behind it.
         let miner = extranonce[extranonce.len() - 8..][..4].try_into().unwrap();
+        // Miners are called by their number, where they share a channel.
+        let number = u32::from_be_bytes(miner).to_string();
+        assert!(worker.is_none_or(|worker| worker == number));
         let unlucky = rules.refuses_one_in > 0 && rng.random_ratio(1, rules.refuses_one_in);
         let verdict = match self.jobs.get(&share.job_id) {
             // A block that the miner could not know of when it found the share.
