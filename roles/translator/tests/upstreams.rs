@@ -285,6 +285,23 @@ async fn a_pool_that_hangs_up_on_extensions_is_not_asked_again() {
 }
 
 #[tokio::test]
+async fn a_pool_that_goes_away_when_it_is_asked_for_extensions_is_asked_again() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| config.aggregate = true).await;
+    let mut asked = house.accept().await;
+    assert_eq!(asked.next().await, Some(Heard::Extensions));
+    let reopen = house.close();
+    drop(asked);
+    translator
+        .until("the failure", |status| {
+            status.upstreams[0].failures.contains_key("socket")
+        })
+        .await;
+    let mut asked = reopen().await.accept().await;
+    assert_eq!(asked.next().await, Some(Heard::Extensions));
+}
+
+#[tokio::test]
 async fn a_pool_that_ignores_extensions_is_worked_for_all_the_same() {
     let house = PoolHouse::new().await;
     let translator = Running::start(vec![house.upstream()], |config| {

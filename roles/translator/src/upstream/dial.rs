@@ -93,14 +93,15 @@ pub(super) async fn dial(
         }
         Err(error @ sv2_connection::Error::ExtensionRequired(_)) => Err(error.into()),
         Err(error) => {
+            // A pool that cannot be reached now either was cut off, and says nothing about extensions by that.
+            if !matches!(error, sv2_connection::Error::NegotiationTimeout) {
+                connection = connect(place, plan).await?;
+            }
             tracing::info!(
                 upstream = %place.address, %error,
                 "the upstream does not say which extensions it speaks, and is not asked again; the pool cannot tell workers apart"
             );
             silent.store(true, Ordering::Relaxed);
-            if !matches!(error, sv2_connection::Error::NegotiationTimeout) {
-                connection = connect(place, plan).await?;
-            }
             Ok(Established::new(connection, false, plan))
         }
     }

@@ -47,6 +47,16 @@ impl PoolHouse {
         }
     }
 
+    /// The pool is away, and comes back by what this gives.
+    pub(crate) fn close(self) -> impl AsyncFnOnce() -> Self {
+        let (authority, address) = (self.authority, self.listener.local_addr().unwrap());
+        drop(self.listener);
+        async move || Self {
+            authority,
+            listener: TcpListener::bind(address).await.unwrap(),
+        }
+    }
+
     /// The same pool at another address.
     pub(crate) async fn annex(&self) -> Self {
         Self {
