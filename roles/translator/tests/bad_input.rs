@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use stratum_core::mining_sv2::{SetNewPrevHash, SetTarget, SubmitSharesExtended};
 use stratum_core::parsers_sv2::Mining;
-use support::{Miner, Pool, PoolHouse, Running, in_time};
+use support::works::submit;
+use support::{Heard, Miner, Pool, PoolHouse, Running, in_time};
 use sv2_connection::{FrameBuffer, MalformedMessage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -108,6 +109,29 @@ async fn a_line_without_an_end_is_bounded_and_a_long_one_is_answered() {
     assert!(long.ask(&line).await["result"].is_array());
     let status = translator.status.snapshot();
     assert_eq!(status.disconnected.get("oversized-line"), Some(&2));
+}
+
+#[tokio::test]
+async fn a_miner_that_is_cut_off_within_a_line_leaves_no_share_and_no_channel() {
+    let (translator, _house, mut honest) = at_work(|_| ()).await;
+    for cut in [10, 60, 92] {
+        let mut leaving = translator.miner().await;
+        leaving.log_in("leaving").await;
+        let (channel_id, _) = honest.pool.open_channel(&[2]).await;
+        let job = leaving.notify().await.job_id;
+        let line = submit("leaving", &job, 1);
+        leaving.write_bytes(&line.as_bytes()[..cut]).await;
+        drop(leaving);
+        assert_eq!(honest.pool.next().await, Some(Heard::Close { channel_id }));
+        honest.mines().await;
+    }
+    let status = translator
+        .until("all to be gone", |status| {
+            status.connected == 1 && status.shares.accepted == 3
+        })
+        .await;
+    assert_eq!(status.shares.submitted, 3, "{:?}", status.shares);
+    assert_eq!(status.disconnected.get("closed"), Some(&3));
 }
 
 #[tokio::test]

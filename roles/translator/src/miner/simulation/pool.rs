@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use stratum_core::binary_sv2::{Seq064K, Seq0255, Sv2Option, U256};
 use stratum_core::mining_sv2::{
     CloseChannel, NewExtendedMiningJob, OpenExtendedMiningChannel,
@@ -59,6 +60,8 @@ pub(super) struct Rules {
     pub(super) disorderly: bool,
     /// Requests for channels may be refused.
     pub(super) refuses_channels: bool,
+    /// Answers mean nothing.
+    pub(super) lies: bool,
 }
 
 struct Opening {
@@ -120,7 +123,10 @@ impl Pool {
 
     /// From now on it does what it is asked.
     pub(super) fn calm_down(&mut self) {
-        self.rules = Rules::default();
+        self.rules = Rules {
+            lies: self.rules.lies,
+            ..Rules::default()
+        };
     }
 
     /// All get work that any hash is good for.
@@ -255,9 +261,28 @@ impl Pool {
                     channel.late.append(&mut batch);
                 }
             }
+            if self.rules.lies {
+                self.lie(id, rng);
+                continue;
+            }
             self.answer(id, &batch, ledger);
             self.answer(id, &late, ledger);
         }
+    }
+
+    /// Answers for shares that were answered before, that were never sent, or that are many more than there were.
+    fn lie(&mut self, channel_id: u32, rng: &mut StdRng) {
+        self.say(Mining::SubmitSharesError(SubmitSharesError {
+            channel_id,
+            sequence_number: rng.random_range(0..30),
+            error_code: "no-reason".try_into().unwrap(),
+        }));
+        self.say(Mining::SubmitSharesSuccess(SubmitSharesSuccess {
+            channel_id,
+            last_sequence_number: *[rng.random_range(0..30), rng.random()].choose(rng).unwrap(),
+            new_submits_accepted_count: *[0, 1, 3, u32::MAX].choose(rng).unwrap(),
+            new_shares_sum: rng.random(),
+        }));
     }
 
     fn answer(&mut self, channel_id: u32, batch: &[Share], ledger: &mut Ledger) {
