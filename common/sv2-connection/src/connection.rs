@@ -2,9 +2,12 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io,
     ops::ControlFlow,
+    pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +16,7 @@ use stratum_core::noise_sv2::{
     NoiseEngine, Responder,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -284,31 +287,31 @@ impl Reader {
         if std::mem::take(&mut self.stopped) {
             return READ_BUFFER.with_borrow_mut(|buffer| self.open(buffer, 0, &mut on_frame));
         }
-        loop {
-            self.stream.readable().await.map_err(Error::from)?;
-            let read = READ_BUFFER.with_borrow_mut(|buffer| self.read_into(buffer, &mut on_frame));
-            if let Some(result) = read {
-                return result;
-            }
-        }
+        poll_fn(|context| {
+            READ_BUFFER.with_borrow_mut(|buffer| self.poll_read(context, buffer, &mut on_frame))
+        })
+        .await
     }
 
-    /// Nothing if the socket turned out not to be readable.
-    fn read_into<E: From<Error>>(
+    /// Reads by polling: then a read that does not fill the buffer counts as having emptied the socket, which is not asked
+    /// again before it has something.
+    fn poll_read<E: From<Error>>(
         &mut self,
+        context: &mut Context<'_>,
         buffer: &mut Vec<u8>,
         on_frame: &mut impl FnMut(Frame<'_>) -> Result<ControlFlow<()>, E>,
-    ) -> Option<Result<(), E>> {
+    ) -> Poll<Result<(), E>> {
         let kept = self.unfinished.len();
         if buffer.len() < kept + READ_SIZE {
             buffer.resize(kept + READ_SIZE, 0);
         }
-        match self.stream.try_read(&mut buffer[kept..kept + READ_SIZE]) {
-            Ok(0) => Some(Err(Error::Closed.into())),
-            Ok(size) => Some(self.open(buffer, size, on_frame)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => Some(Err(Error::from(error).into())),
-        }
+        let mut free = ReadBuf::new(&mut buffer[kept..kept + READ_SIZE]);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut free)).map_err(Error::from)?;
+        let size = free.filled().len();
+        Poll::Ready(match size {
+            0 => Err(Error::Closed.into()),
+            _ => self.open(buffer, size, on_frame),
+        })
     }
 
     /// Opens what was kept and, behind it in the buffer, what was read.

@@ -14,6 +14,9 @@ use super::{Driver, End, now};
 use crate::session::EndReason;
 use crate::tls::Door;
 
+/// Lines after which others have their turn, before this miner is read again.
+const LONG_TURN: u32 = 16;
+
 /// The side of the miner.
 pub(crate) struct Socket {
     pub(super) stream: TcpStream,
@@ -27,6 +30,8 @@ pub(crate) struct Socket {
     pace: Pace,
     /// The miner sent too many lines; none is read until the pace allows it.
     throttled: bool,
+    /// The last read brought so many lines that others should have their turn.
+    long_turn: bool,
 }
 
 enum Wake {
@@ -48,6 +53,7 @@ impl Socket {
             write_timeout,
             pace,
             throttled: false,
+            long_turn: false,
         }
     }
 
@@ -100,6 +106,9 @@ impl Socket {
             }
             if self.transport.is_closed() && !self.backlog {
                 return End::Closed;
+            }
+            if std::mem::take(&mut self.long_turn) {
+                tokio::task::yield_now().await;
             }
             driver.publish();
             driver.give_buffers_back();
@@ -159,7 +168,7 @@ impl Socket {
     fn handle_lines(&mut self, chunk: &[u8], driver: &mut Driver) {
         let now = now();
         let mut lines = self.lines.lines(chunk);
-        let mut handled = 0;
+        let mut handled = 0_u32;
         self.backlog = false;
         loop {
             if !driver.may_handle_more() {
@@ -175,6 +184,7 @@ impl Socket {
             driver.send_requests();
         }
         drop(lines);
+        self.long_turn = handled >= LONG_TURN;
         self.throttled = self.pace.spend(handled, now.instant).is_some();
         driver.since_published.throttled += u64::from(self.throttled);
     }

@@ -5,20 +5,22 @@
 //! has not taken of one that goes out.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use socket2::SockRef;
 use stratum_v1::{ErrorCode, Id, write_error};
 use sv2_connection::Gate;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::End;
 
-/// Bytes read at once, into a buffer of the worker thread.
-const READ_SIZE: usize = 16 * 1024;
+/// Bytes read at once, into a buffer of the worker thread: some forty shares, after which others have their turn.
+const READ_SIZE: usize = 4 * 1024;
 
 /// The most of a record that may be unfinished: RFC 8446, 5.2, with the larger expansion of RFC 5246, 6.2.3. What a client
 /// says in a handshake is far smaller.
@@ -375,11 +377,21 @@ fn explain(stream: &TcpStream) {
 
 fn try_read(stream: &TcpStream, buffer: &mut Vec<u8>) -> Result<Option<usize>, End> {
     buffer.resize(READ_SIZE, 0);
-    match stream.try_read(buffer) {
-        Ok(0) => Err(End::Closed),
-        Ok(size) => Ok(Some(size)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(_) => Err(End::Failed),
+    let mut read = None;
+    let result = stream.try_io(Interest::READABLE, || {
+        let size = (&*SockRef::from(stream)).read(buffer)?;
+        read = Some(size);
+        // It has emptied the socket, which need not be asked again before it has something.
+        if size > 0 && size < READ_SIZE {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    });
+    match (read, result) {
+        (Some(0), _) => Err(End::Closed),
+        (Some(size), _) => Ok(Some(size)),
+        (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        (None, _) => Err(End::Failed),
     }
 }
 
