@@ -24,6 +24,10 @@ const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 /// Requests that are sealed and written together.
 const BATCH: usize = 256;
 
+/// After shares were written, further ones gather for so long, so that where there are many, one write here and one read
+/// at the pool serve several. A single share does not wait.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// How long a connection that miners have left waits for the last of them.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -232,13 +236,14 @@ impl Writing {
         let mut updates = tokio::time::interval(UPDATE_INTERVAL);
         updates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let mut gather = false;
             let taken = tokio::select! {
                 taken = self.outgoing.recv_many(&mut batch, BATCH) => Some(taken),
                 _ = updates.tick(), if self.registry.shared.is_some() => None,
             };
             match taken {
                 Some(0) => return Ok(()),
-                Some(_) => self.encode(&mut batch, &mut frames)?,
+                Some(_) => gather = self.encode(&mut batch, &mut frames)?,
                 None => {
                     for update in self
                         .registry
@@ -251,14 +256,19 @@ impl Writing {
                 }
             }
             self.writer.write(&mut frames).await?;
+            if gather {
+                sleep(GATHER).await;
+            }
         }
     }
 
+    /// Whether these were shares alone, and no more are waiting.
     fn encode(
         &self,
         batch: &mut Vec<Outgoing>,
         frames: &mut FrameBuffer,
-    ) -> Result<(), MalformedMessage> {
+    ) -> Result<bool, MalformedMessage> {
+        let requests = batch.len() as u64;
         let mut shares = 0;
         for outgoing in batch.drain(..) {
             encode(&outgoing, self.worker_names, frames)?;
@@ -270,6 +280,6 @@ impl Writing {
             }
         }
         self.vitals.forwarded(shares);
-        Ok(())
+        Ok(shares == requests && requests < BATCH as u64)
     }
 }
