@@ -115,8 +115,11 @@ impl Job {
         self.notify.write(out, hole, clean_jobs);
     }
 
-    /// As [`Job::write_notify`], under another id: the same work again, for which another target holds.
+    /// As [`Job::write_notify`], under another id where the same work is sent again, for another target or channel.
     pub fn write_notify_as(&self, out: &mut Vec<u8>, id: u64, hole: &[u8], clean_jobs: bool) {
+        if id == self.id {
+            return self.write_notify(out, hole, clean_jobs);
+        }
         self.notify
             .write_as(out, &format!("{id:x}"), hole, clean_jobs);
     }

@@ -65,9 +65,11 @@ impl Attached {
                 }
                 Err(TrySendError::Full(_)) => return,
                 // The end of the connection is about to be told.
-                Err(TrySendError::Closed(_)) => return self.outbox.clear(),
+                Err(TrySendError::Closed(_)) => self.outbox.clear(),
             }
         }
+        // Empty as a rule, so that it need not be kept.
+        self.outbox = VecDeque::new();
     }
 
     /// Waits for mail or for room. Mail waits while the miner has not taken what was

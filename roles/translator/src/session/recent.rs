@@ -91,11 +91,12 @@ impl Recent {
         }
     }
 
-    /// Adds a job that is about to be sent, with terms that hold from now on. Says whether the miner must drop what it has.
+    /// Adds a job that is about to be sent, with terms that hold from now on. Gives the id to send it under, and whether the
+    /// miner must drop what it has.
     ///
     /// Only another tip makes earlier work worthless. Another channel or prefix does not: the miner is told to move on, and
     /// what it still sends is judged by what it was sent with.
-    pub(super) fn push(&mut self, job: Arc<Job>, terms: Terms) -> bool {
+    pub(super) fn push(&mut self, job: Arc<Job>, terms: Terms) -> (u64, bool) {
         let newest = self.jobs.back();
         let tip_changed = newest.is_none_or(|newest| newest.job.tip() != job.tip());
         let moved = newest.is_some_and(|newest| {
@@ -109,25 +110,35 @@ impl Recent {
             self.jobs.clear();
             self.headers = HashSet::new();
         }
-        let id = job.id;
+        // One that another channel brings too is not the same to the miner.
+        let id = match self.find(job.id) {
+            Some(_) => self.next_again(),
+            None => job.id,
+        };
         self.keep(SentJob { id, job, terms });
-        tip_changed || moved
+        (id, tip_changed || moved)
     }
 
     /// Adds the newest job once more, with another target. Gives what is to be sent, if there is a job.
     pub(super) fn push_again(&mut self, asked: Worth) -> Option<&SentJob> {
+        let id = self.next_again();
         let newest = self.jobs.back()?;
         let again = SentJob {
-            id: FIRST_AGAIN + self.sent_again,
+            id,
             job: Arc::clone(&newest.job),
             terms: Arc::new(Terms {
                 asked,
                 ..*newest.terms
             }),
         };
-        self.sent_again += 1;
         self.keep(again);
         self.jobs.back()
+    }
+
+    /// An id that no job has.
+    fn next_again(&mut self) -> u64 {
+        self.sent_again += 1;
+        FIRST_AGAIN + self.sent_again
     }
 
     fn keep(&mut self, sent: SentJob) {
@@ -161,6 +172,39 @@ fn low_half(hash: &[u8; 32]) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{JobParts, Tip};
+
+    #[test]
+    fn a_job_that_comes_with_another_prefix_is_another_to_the_miner() {
+        let parts = JobParts {
+            upstream_id: 1,
+            version: 0x2000_0000,
+            version_rolling: true,
+            coinbase_prefix: vec![1],
+            coinbase_suffix: vec![2],
+            merkle_path: Vec::new(),
+        };
+        let tip = Tip {
+            prev_hash: [0; 32],
+            min_ntime: 0,
+            nbits: 0x207f_ffff,
+        };
+        let job = Arc::new(Job::new(7, &parts, &tip).unwrap());
+        let terms = |prefix: u8| Terms {
+            channel: 1,
+            asked: Worth::of(Target::MAX),
+            upstream: Worth::of(Target::MAX),
+            hole: ExtranonceBytes::new(&[prefix]).unwrap(),
+            version_mask: 0,
+        };
+        let mut recent = Recent::default();
+        let (first, _) = recent.push(Arc::clone(&job), terms(1));
+        let (second, clean_jobs) = recent.push(job, terms(2));
+        assert_eq!(first, 7);
+        assert!(clean_jobs);
+        let hole = |id| recent.find(id).unwrap().terms.hole[0];
+        assert_eq!((hole(first), hole(second)), (1, 2));
+    }
 
     #[test]
     fn at_the_cap_memory_is_bounded_and_no_new_share_is_refused() {

@@ -41,8 +41,9 @@ impl Session {
         let terms = self.terms(channel, work.target, hole, version_mask);
         let asked = terms.asked;
         self.told.difficulty(&asked, &mut out.bytes);
-        let clean_jobs = self.recent.push(work.job.clone(), terms);
-        work.job.write_notify(&mut out.bytes, &hole, clean_jobs);
+        let (id, clean_jobs) = self.recent.push(work.job.clone(), terms);
+        work.job
+            .write_notify_as(&mut out.bytes, id, &hole, clean_jobs);
         self.notifications += 1;
         self.job_is_sent(now, &asked);
     }

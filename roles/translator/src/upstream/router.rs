@@ -18,7 +18,7 @@ use sv2_connection::Frame;
 use work::Target;
 
 use super::{Opening, Owner, Registry, UpstreamError};
-use crate::job::{Job, JobParts, Tip, Work};
+use crate::job::{Job, JobParts, Tip, UnusualCoinbase, Work};
 use crate::session::RejectReason;
 
 /// Future jobs that are kept for one channel or group; the oldest go first.
@@ -39,6 +39,16 @@ pub(super) struct Router {
     feeds: HashMap<u32, Feed>,
     tips: u64,
     unwanted: Vec<u32>,
+    newest: Option<Made>,
+}
+
+/// The job that was made last. Pools send channels that open one after the other the same one, which need not be held for
+/// each of them.
+#[derive(Debug)]
+struct Made {
+    parts: JobParts,
+    tip: Tip,
+    job: Arc<Job>,
 }
 
 #[derive(Debug)]
@@ -67,6 +77,7 @@ impl Router {
             feeds: HashMap::new(),
             tips: 0,
             unwanted: Vec::new(),
+            newest: None,
         }
     }
 
@@ -214,7 +225,7 @@ impl Router {
             return feed.future.push_back(parts);
         };
         match self.tip(id) {
-            Some(tip) => self.activate(id, &parts, &Tip { min_ntime, ..tip }),
+            Some(tip) => self.activate(id, parts, Tip { min_ntime, ..tip }),
             None => tracing::warn!(
                 channel = id,
                 "a job came before the block that it builds on; it is ignored"
@@ -249,10 +260,10 @@ impl Router {
         self.tips += 1;
         feed.tip = Some((self.tips, tip));
         // SV2 5.3.17: the jobs that are not named are to be dropped.
-        feed.future.clear();
+        feed.future = VecDeque::new();
         // Going on would be to mine a block that is no longer the next one.
         let parts = parts.ok_or(UpstreamError::UnknownJob(message.job_id))?;
-        self.activate(id, &parts, &tip);
+        self.activate(id, parts, tip);
         Ok(())
     }
 
@@ -278,13 +289,11 @@ impl Router {
             .max_by_key(|(number, _)| *number)
     }
 
-    fn activate(&mut self, id: u32, parts: &JobParts, tip: &Tip) {
-        let number = self.job_ids.fetch_add(1, Ordering::Relaxed);
-        let job = match Job::new(number, parts, tip) {
-            Ok(job) => Arc::new(job),
-            Err(error) => {
-                return tracing::error!(job = parts.upstream_id, %error, "a job is ignored");
-            }
+    fn activate(&mut self, id: u32, parts: JobParts, tip: Tip) {
+        let upstream_id = parts.upstream_id;
+        let job = match self.job(parts, tip) {
+            Ok(job) => job,
+            Err(error) => return tracing::error!(job = upstream_id, %error, "a job is ignored"),
         };
         let mut gone = false;
         self.addressed(id, |channel| {
@@ -298,6 +307,23 @@ impl Router {
         if gone {
             self.sweep();
         }
+    }
+
+    /// The job that these make.
+    fn job(&mut self, parts: JobParts, tip: Tip) -> Result<Arc<Job>, UnusualCoinbase> {
+        if let Some(made) = &self.newest
+            && (&made.parts, &made.tip) == (&parts, &tip)
+        {
+            return Ok(Arc::clone(&made.job));
+        }
+        let number = self.job_ids.fetch_add(1, Ordering::Relaxed);
+        let job = Arc::new(Job::new(number, &parts, &tip)?);
+        self.newest = Some(Made {
+            parts,
+            tip,
+            job: Arc::clone(&job),
+        });
+        Ok(job)
     }
 
     /// The channel of this id, or all of the group's.

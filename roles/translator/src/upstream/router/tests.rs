@@ -211,6 +211,26 @@ fn a_channel_is_told_its_first_work_by_itself_and_later_work_with_its_group() {
 }
 
 #[test]
+fn channels_that_are_told_the_same_work_one_by_one_hold_it_once() {
+    let mut pool = Pool::new();
+    let mailboxes = [1, 2].map(|channel| pool.open(channel));
+    for (channel, job_id) in [(1, 5), (2, 5)] {
+        pool.job(channel, job_id, None);
+        pool.block(channel, job_id, 9);
+    }
+    let [first, second] = [0, 1].map(|at| work(&mailboxes[at]).unwrap().job);
+    assert!(Arc::ptr_eq(&first, &second));
+    // What differs in the least is another job.
+    for (job_id, hash) in [(6, 9), (6, 8)] {
+        pool.job(2, job_id, None);
+        pool.block(2, job_id, hash);
+        let next = work(&mailboxes[1]).unwrap().job;
+        assert_ne!(next.id, first.id);
+        assert_eq!((next.upstream_id, next.prev_hash), (job_id, [hash; 32]));
+    }
+}
+
+#[test]
 fn a_job_keeps_the_target_and_prefix_of_the_moment_it_became_active() {
     let mut pool = Pool::new();
     let mailbox = pool.open(1);
