@@ -11,6 +11,10 @@ use crate::{
     subject::{PATIENCE, Stack},
 };
 
+/// After a new block the miners do not read for so long, so that they take no processor from those who tell them: it is the
+/// kernel that notes when a job arrives.
+const QUIET: Duration = Duration::from_millis(400);
+
 /// Between two blocks, and before the memory is looked at.
 const REST: Duration = Duration::from_millis(500);
 
@@ -84,6 +88,7 @@ fn block(
     farm.await_clean_jobs();
     let announced = runtime.block_on(stack.pool.provider.announce())?;
     let announced_at = now().saturating_sub(announced.at.elapsed());
+    std::thread::sleep(QUIET);
     if !farm.run_until(PATIENCE, |farm| farm.clean_jobs >= miners)? {
         return Err(format!("{} of {miners} were told of a block", farm.clean_jobs).into());
     }
