@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::line::{Line, Pace};
@@ -121,6 +122,9 @@ async fn a_thousand_miners_on_a_bad_line(aggregate: bool) {
     const MINERS: u64 = 1000;
     const SHARES: u64 = 20;
     const IN_FLIGHT: usize = 8;
+    // Each miner is a descriptor on both sides; the usual limit for all of them is 1,024.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let house = PoolHouse::new().await;
     let line = Line::to(house.upstream()).await;
     let books = works::open(house, u32::MAX);
