@@ -36,9 +36,6 @@ pub use happened::Happened;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A connection that lasted as long was a good one: the pauses begin anew.
-const LASTED: Duration = Duration::from_secs(60);
-
 /// What the service has to acknowledge the last counts in when the role stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -121,6 +118,7 @@ pub fn start(
         dialler,
         source,
         standing: Standing::New,
+        lasted: config.interval(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -142,6 +140,8 @@ struct Sender {
     dialler: Dialler,
     source: Arc<dyn Source>,
     standing: Standing,
+    /// A connection that lasted as long was a good one: the pauses begin anew.
+    lasted: Duration,
 }
 
 /// What was logged last. Each change is, once.
@@ -168,7 +168,8 @@ impl Sender {
             };
             self.conversation.disconnected();
             self.log(&fault);
-            if began.elapsed() >= LASTED {
+            // It told more than what each connection begins with.
+            if began.elapsed() >= self.lasted {
                 pause = FIRST_PAUSE;
             }
             let shortened = pause.mul_f64(rand::random_range(0.5..=1.0));
