@@ -1,7 +1,7 @@
 //! The translator: lets Stratum V1 miners work for a Stratum V2 pool.
 //!
-//! The `hashpool` binary and the tests run it with [`run`]. Each miner gets an extended channel of its own upstream; its
-//! shares are checked here first. It never decides what a share is worth, and it never drops one silently.
+//! The `hashpool` binary and the tests run it with [`run`]. Each miner gets an extended channel upstream, of its own
+//! or shared with others; its shares are checked here first. It never drops one silently.
 
 mod config;
 pub mod identity;

@@ -8,6 +8,7 @@
 mod answered;
 mod channel;
 mod difficulty;
+mod leaving;
 mod meter;
 mod outage;
 mod recent;
@@ -33,13 +34,15 @@ use crate::job::Work;
 use crate::user_agents::UserAgents;
 pub use answered::{Answered, RequestKind};
 use difficulty::Control;
+use leaving::Leaving;
+pub use leaving::Left;
 use meter::Meter;
 use outage::Outage;
 use recent::Recent;
 use supply::Told;
 pub use tally::{LossReason, RejectReason, Tally};
 pub(crate) use unanswered::{Unanswered, is_up_to};
-use upstream::{Leaving, Route, Stage};
+use upstream::{Route, Stage};
 use wishes::Wishes;
 use worker::Worker;
 pub use worker::WorkerName;
@@ -107,7 +110,15 @@ impl Settings {
     fn worker_name(&self, name: &str) -> Option<WorkerName> {
         self.aggregate?;
         let identity = self.user_identity.of(name)?;
-        WorkerName::of(&identity).or_else(|| WorkerName::of(name))
+        if let Some((_, worker)) = identity.split_once('.') {
+            return WorkerName::new(worker);
+        }
+        // The identity is an account alone: then what is not the account in the miner's own name is the worker.
+        match name.split_once('.') {
+            Some((account, worker)) if *account == *identity => WorkerName::new(worker),
+            _ if *name == *identity => None,
+            _ => WorkerName::new(name),
+        }
     }
 }
 
@@ -212,9 +223,6 @@ pub struct ShareSubmission {
 pub enum ChannelEvent {
     /// An upstream connection is ready to open channels.
     UpstreamUp,
-    /// Another upstream connection is ready. The present one goes on until the miner has left it; what it says comes by
-    /// [`Session::on_leaving_event`].
-    UpstreamMoved,
     /// The upstream connection, and any channel on it, is gone.
     UpstreamDown,
     /// The channel is open; its work follows.

@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
 use stratum_core::binary_sv2::Seq064K;
 use stratum_core::mining_sv2::{CloseChannel, SetExtranoncePrefix, SetGroupChannel, SetTarget};
 use stratum_core::parsers_sv2::Mining;
@@ -13,10 +11,17 @@ use work::Difficulty;
 
 const MINERS: usize = 3;
 
+/// H/s that the pool is told of each miner before there are shares.
+const NOMINAL: f32 = 0.01;
+
 /// A translator, a pool with one channel, and the miners that share it, with their first job.
 async fn sharing() -> (Running, PoolHouse, Pool, u32, Vec<Miner>) {
     let house = PoolHouse::new().await;
-    let translator = Running::start(vec![house.upstream()], |config| config.aggregate = true).await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.aggregate = true;
+        config.nominal_hashrate = f64::from(NOMINAL);
+    })
+    .await;
     // It knows no extensions.
     let mut asked = house.accept().await;
     assert_eq!(asked.next().await, Some(Heard::Extensions));
@@ -106,32 +111,38 @@ async fn whatever_the_pool_changes_reaches_all_miners_of_the_channel() {
 }
 
 #[tokio::test]
-async fn however_often_miners_change_their_minds_the_pool_hears_of_it_once_a_second() {
-    let (_translator, _house, mut pool, channel, mut miners) = sharing().await;
-    let mut hashrate = 1.0;
-    let (begun, mut heard) = (Instant::now(), 0);
-    while heard < 3 {
-        for miner in &mut miners {
-            hashrate *= 1.1;
-            let line =
-                format!(r#"{{"id":5,"method":"mining.suggest_difficulty","params":[{hashrate}]}}"#);
-            miner.write(&line).await;
-        }
-        // What has come so far; the miners go on meanwhile.
-        while let Ok(said) = tokio::time::timeout(Duration::from_millis(20), pool.next()).await {
-            match said {
-                Some(Heard::Update { channel_id, .. }) => {
-                    assert_eq!(channel_id, channel);
-                    heard += 1;
-                }
-                other => panic!("{other:?}"),
-            }
+async fn the_pool_hears_what_its_miners_do_together_and_nobodys_words() {
+    let (translator, _house, mut pool, channel, mut miners) = sharing().await;
+    let nominal = NOMINAL;
+    let mut told = 0.0;
+    // The channel was opened with what the first does; the others may be told of together or one by one.
+    while told < 2.99 * nominal {
+        told = update(&mut pool, channel).await;
+    }
+    assert!(told < 3.01 * nominal, "{told}");
+    for miner in &mut miners {
+        for difficulty in [1e9, 1.0, 1e12] {
+            let line = format!(
+                r#"{{"id":5,"method":"mining.suggest_difficulty","params":[{difficulty}]}}"#
+            );
+            assert_eq!(miner.ask(&line).await["id"], 5);
         }
     }
-    // The first may come at once.
-    assert!(
-        begun.elapsed() >= Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
+    let mut fourth = translator.miner().await;
+    fourth.log_in("alice.4").await;
+    assert!(fourth.notify().await.coinb1.ends_with("01"));
+    let told = update(&mut pool, channel).await;
+    assert!((told / nominal - 4.0).abs() < 0.01, "{told}");
+}
+
+/// The hashrate that the pool is told next.
+async fn update(pool: &mut Pool, channel: u32) -> f32 {
+    match pool.next().await {
+        Some(Heard::Update {
+            channel_id,
+            hashrate,
+            ..
+        }) if channel_id == channel => hashrate,
+        other => panic!("{other:?}"),
+    }
 }

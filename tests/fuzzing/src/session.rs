@@ -180,7 +180,11 @@ impl Conversation {
     fn command(&mut self, command: u8, number: u32) {
         let event = match command.to_ascii_uppercase() {
             b'U' => ChannelEvent::UpstreamUp,
-            b'M' => ChannelEvent::UpstreamMoved,
+            b'M' => {
+                self.session.move_upstream(self.now, &mut self.out);
+                return;
+            }
+            b'S' => return self.session.left_connection_is_stuck(),
             b'D' => ChannelEvent::UpstreamDown,
             b'O' => {
                 let channel_id = number;

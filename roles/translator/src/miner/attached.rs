@@ -121,6 +121,19 @@ impl Attached {
         }
     }
 
+    /// Nothing is wanted of it any more. What is open, or is `channel`, is closed as soon as there is room.
+    pub(super) fn part(mut self, channel: Option<u32>) {
+        self.open_nothing();
+        self.abandon();
+        self.outbox.extend(channel.map(Waiting::Abandoned));
+        while let Some(outgoing) = self.next_outgoing() {
+            // Shares that were not sent have been counted as lost.
+            if let Request::Close { channel_id } = outgoing.request {
+                self.link.close_later(channel_id);
+            }
+        }
+    }
+
     /// The miner has gone: its mailbox is of no use, whatever the session knew of it.
     pub(super) fn abandon(&mut self) {
         self.outbox

@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 
 use super::attached::Attached;
 use super::{ENOUGH_OUTPUT, End, now};
-use crate::session::{ChannelEvent, Output, Request, Session};
+use crate::session::{ChannelEvent, Left, Output, Request, Session};
 use crate::status::{Miner, Traffic};
 use crate::upstream::Link;
 
@@ -130,59 +130,66 @@ impl Driver {
     /// Hands the session what has come, and what has become of its upstreams.
     pub(super) fn handle_mail(&mut self) {
         self.handle_leaving_mail();
+        // Looked up before the mail is taken: what a connection had to say before it ended is in the mail then.
+        let newest = self.newest_if_other();
         let now = now();
         if let Some(present) = &self.present {
             for event in present.take().into_events() {
                 self.session.on_channel_event(now, event, &mut self.out);
             }
         }
-        let newest = self
-            .upstream
-            .borrow_and_update()
-            .as_ref()
-            .map(|link| link.id);
-        let present = self.present.as_ref().map(|attached| attached.link.id);
-        if present == newest {
-            return;
-        }
-        match self.present.take() {
+        let Some(newest) = newest else { return };
+        match (self.present.take(), newest) {
             // Another connection was made while this one goes on.
-            Some(left) if newest.is_some() && !left.has_ended() => self.move_from(left),
-            Some(_ended) => {
-                // What was asked of it is not for another.
-                self.out.requests.clear();
-                self.session
-                    .on_channel_event(now, ChannelEvent::UpstreamDown, &mut self.out);
-                self.attach();
+            (Some(left), Some(link)) if !left.has_ended() => self.move_to(link, left),
+            (ended, newest) => {
+                if ended.is_some() {
+                    // What was asked of it is not for another.
+                    self.out.requests.clear();
+                    self.session
+                        .on_channel_event(now, ChannelEvent::UpstreamDown, &mut self.out);
+                }
+                self.attach_to(newest);
             }
-            None => self.attach(),
         }
     }
 
     /// Takes up the upstream connection that there is, if any.
     pub(super) fn attach(&mut self) {
-        let Some(link) = self.upstream.borrow_and_update().clone() else {
-            return;
-        };
-        self.present = Some(Attached::new(link));
-        self.session
-            .on_channel_event(now(), ChannelEvent::UpstreamUp, &mut self.out);
+        let newest = self.upstream.borrow_and_update().clone();
+        self.attach_to(newest);
     }
 
-    /// Takes up another connection, and keeps the present one until the miner's shares on it are answered.
-    fn move_from(&mut self, mut left: Attached) {
-        let Some(link) = self.upstream.borrow_and_update().clone() else {
-            return;
-        };
+    fn attach_to(&mut self, link: Option<Link>) {
+        if let Some(link) = link {
+            self.present = Some(Attached::new(link));
+            self.session
+                .on_channel_event(now(), ChannelEvent::UpstreamUp, &mut self.out);
+        }
+    }
+
+    /// The connection that there is, or that there is none, if that is not the present one.
+    fn newest_if_other(&mut self) -> Option<Option<Link>> {
+        let newest = self.upstream.borrow_and_update();
+        let present = self.present.as_ref().map(|attached| attached.link.id);
+        let is_other = newest.as_ref().map(|link| link.id) != present;
+        is_other.then(|| newest.clone())
+    }
+
+    /// Takes up another connection, and keeps the one that is left until the miner's shares on it are answered.
+    fn move_to(&mut self, link: Link, mut left: Attached) {
         left.open_nothing();
         left.send(self.out.requests.drain(..));
-        let had_channel = self.session.is_open();
-        self.session
-            .on_channel_event(now(), ChannelEvent::UpstreamMoved, &mut self.out);
+        let fate = self.session.move_upstream(now(), &mut self.out);
         // If the one before was not done yet, it is now.
         self.send_farewells();
-        if had_channel {
-            self.leaving = Some(Box::new(left));
+        match fate {
+            Left::InUse => {
+                if let Some(before) = self.leaving.replace(Box::new(left)) {
+                    before.part(None);
+                }
+            }
+            Left::Done(channel) => left.part(channel),
         }
         self.present = Some(Attached::new(link));
     }
@@ -219,15 +226,21 @@ impl Driver {
             return self.out.farewells.clear();
         };
         leaving.send(self.out.farewells.drain(..));
-        if !self.session.is_leaving() && leaving.is_sent() {
-            self.leaving = None;
+        if !leaving.is_sent() && !self.session.works_on_left_channel() {
+            self.session.left_connection_is_stuck();
+        }
+        if !self.session.is_leaving()
+            && let Some(left) = self.leaving.take()
+        {
+            left.part(None);
         }
     }
 
-    /// Whether the upstreams' queues have taken all that was asked.
+    /// Whether the upstreams' queues have taken all that the miner's work depends on.
     fn is_sent(&self) -> bool {
         let present = self.present.as_ref().is_none_or(Attached::is_sent);
-        present && self.leaving.as_ref().is_none_or(|to| to.is_sent())
+        let leaving = || self.leaving.as_ref().is_none_or(|to| to.is_sent());
+        present && (!self.session.works_on_left_channel() || leaving())
     }
 
     pub(super) fn publish(&mut self) {

@@ -86,6 +86,16 @@ impl Session {
         }
     }
 
+    /// A channel that gave work has ended. If there is no other, the time from now on says nothing of the miner.
+    pub(super) fn work_may_have_ended(&mut self) {
+        let newest = self.recent.newest().map(|newest| newest.terms.channel);
+        if newest.is_some_and(|channel| !self.takes_shares(channel))
+            && let Control::Here(controlled) = &mut self.control
+        {
+            controlled.working = false;
+        }
+    }
+
     /// A share met what was asked.
     pub(super) fn share_is_valid(&mut self, now: Now, terms: &Terms, out: &mut Output) {
         if let Control::Here(controlled) = &mut self.control {

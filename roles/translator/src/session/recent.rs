@@ -14,6 +14,10 @@ const KEPT_JOBS: usize = 16;
 /// Header hashes of one tip that are kept, 16 bytes each; half an hour at 36 shares a second.
 const KEPT_HEADERS: usize = 1 << 16;
 
+/// With so many headers noted on one tip, shares that would count here alone are refused: no difficulty that makes sense
+/// has a miner find as many.
+const KEPT_HEADERS_OF_KEPT_SHARES: usize = 1 << 12;
+
 /// Ids of jobs that are sent again begin here, where no process gets with those that are new.
 const FIRST_AGAIN: u64 = 1 << 40;
 
@@ -34,7 +38,7 @@ pub(super) struct Terms {
     pub(super) channel: u32,
     /// What shares must meet to count here.
     pub(super) asked: Worth,
-    /// What shares must meet to count upstream; never easier than what is asked.
+    /// What shares must meet to count upstream. Easier than what is asked only where the miner wants no easier work.
     pub(super) upstream: Worth,
     /// What stands between the job's coinbase and extranonce1.
     pub(super) hole: ExtranonceBytes,
@@ -94,19 +98,19 @@ impl Recent {
     /// Adds a job that is about to be sent, with terms that hold from now on. Gives the id to send it under, and whether the
     /// miner must drop what it has.
     ///
-    /// Only another tip makes earlier work worthless. Another channel or prefix does not: the miner is told to move on, and
-    /// what it still sends is judged by what it was sent with.
+    /// Only another tip of the same channel makes earlier work worthless. Another channel or prefix does not: the miner is
+    /// told to move on, and what it still sends is judged by what it was sent with.
     pub(super) fn push(&mut self, job: Arc<Job>, terms: Terms) -> (u64, bool) {
         let newest = self.jobs.back();
         let tip_changed = newest.is_none_or(|newest| newest.job.tip() != job.tip());
-        let moved = newest.is_some_and(|newest| {
-            (newest.terms.channel, newest.terms.hole) != (terms.channel, terms.hole)
-        });
+        let is_same_channel = newest.is_none_or(|newest| newest.terms.channel == terms.channel);
+        let moved =
+            !is_same_channel || newest.is_some_and(|newest| newest.terms.hole != terms.hole);
         let terms = match newest {
             Some(newest) if *newest.terms == terms => Arc::clone(&newest.terms),
             _ => Arc::new(terms),
         };
-        if tip_changed {
+        if tip_changed && is_same_channel {
             self.jobs.clear();
             self.headers = HashSet::new();
         }
@@ -148,19 +152,42 @@ impl Recent {
         self.jobs.push_back(sent);
     }
 
-    /// Notes a header; `false` if it was noted before.
+    /// Notes a header, and says whether it was noted before.
     ///
-    /// At the cap nothing more is noted, and shares go to the upstream unchecked: the upstream judges duplicates by
-    /// itself, so none is counted twice and no honest share is refused. Only what the miner is told can then be
-    /// kinder than what is counted.
-    pub(super) fn note(&mut self, hash: &[u8; 32]) -> bool {
+    /// At the cap nothing more is noted. What is for the upstream goes there unchecked: it judges duplicates by itself, so
+    /// that none is counted twice and no honest share is refused; only what the miner is told can then be kinder than what
+    /// is counted. What would count here alone cannot be told from a repetition then, and has a cap of its own, because it
+    /// can be made without work.
+    pub(super) fn note(&mut self, hash: &[u8; 32], for_upstream: bool) -> Noted {
         // The low half: the high end of a share's hash is mostly zeros.
         let low = low_half(hash);
-        if self.headers.len() >= KEPT_HEADERS {
-            return !self.headers.contains(&low);
+        let cap = if for_upstream {
+            KEPT_HEADERS
+        } else {
+            KEPT_HEADERS_OF_KEPT_SHARES
+        };
+        if self.headers.len() < cap {
+            return if self.headers.insert(low) {
+                Noted::New
+            } else {
+                Noted::Known
+            };
         }
-        self.headers.insert(low)
+        match self.headers.contains(&low) {
+            true => Noted::Known,
+            false if for_upstream => Noted::New,
+            false => Noted::TooMany,
+        }
     }
+}
+
+/// What became of noting a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    New,
+    Known,
+    /// It is not known, and there is no room to note it.
+    TooMany,
 }
 
 fn low_half(hash: &[u8; 32]) -> u128 {
@@ -215,12 +242,28 @@ mod tests {
             hash
         };
         for number in 0..=KEPT_HEADERS as u64 + 10 {
-            assert!(recent.note(&hash(number)));
+            assert_eq!(recent.note(&hash(number), true), Noted::New);
         }
         assert_eq!(recent.headers.len(), KEPT_HEADERS);
-        assert!(
-            !recent.note(&hash(1)),
-            "a share noted before the cap is still known"
-        );
+        // Noted before the cap.
+        assert_eq!(recent.note(&hash(1), true), Noted::Known);
+    }
+
+    #[test]
+    fn what_counts_here_alone_never_counts_twice() {
+        let mut recent = Recent::default();
+        let hash = |number: u16| {
+            let mut hash = [0; 32];
+            hash[..2].copy_from_slice(&number.to_le_bytes());
+            hash
+        };
+        for number in 0..4096 {
+            assert_eq!(recent.note(&hash(number), false), Noted::New);
+        }
+        for _ in 0..2 {
+            assert_eq!(recent.note(&hash(5000), false), Noted::TooMany);
+        }
+        assert_eq!(recent.note(&hash(7), false), Noted::Known);
+        assert_eq!(recent.note(&hash(5000), true), Noted::New);
     }
 }

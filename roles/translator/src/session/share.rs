@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, Submit};
 
 use super::channel::Asked;
-use super::recent::{SentJob, Terms};
+use super::recent::{Noted, SentJob, Terms};
 use super::request::{accept, refuse};
 use super::upstream::{self, Stage};
 use super::worker::WorkerName;
@@ -80,10 +80,11 @@ impl Session {
             extranonce2: submit.extranonce2,
             worker: worker.of_shares,
         };
-        if !self.recent.note(&hash) {
-            return Err(RejectReason::Duplicate);
+        match self.recent.note(&hash, valid.for_upstream) {
+            Noted::New => Ok(valid),
+            Noted::Known => Err(RejectReason::Duplicate),
+            Noted::TooMany => Err(RejectReason::TooMany),
         }
-        Ok(valid)
     }
 
     /// A valid share goes to its channel, or counts here if the channel asks for more.
@@ -181,6 +182,10 @@ pub(super) fn answer_to(reason: RejectReason) -> (ErrorCode, &'static str) {
         RejectReason::BadVersion => (ErrorCode::Other, "version bits outside the mask"),
         RejectReason::LowDifficulty => (ErrorCode::LowDifficulty, "low difficulty share"),
         RejectReason::Duplicate => (ErrorCode::Duplicate, "duplicate share"),
+        RejectReason::TooMany => (
+            ErrorCode::Other,
+            "too many easy shares on this block; ask for a higher difficulty",
+        ),
         RejectReason::UpstreamStale => (ErrorCode::JobNotFound, "job not found (pool)"),
         RejectReason::UpstreamDuplicate => (ErrorCode::Duplicate, "duplicate share (pool)"),
         RejectReason::UpstreamLowDifficulty => {

@@ -156,6 +156,9 @@ pub enum RejectReason {
     LowDifficulty,
     /// The same header was submitted before.
     Duplicate,
+    /// It is too easy for the upstream, and there were so many of its kind on this block that it cannot be told from a
+    /// repetition.
+    TooMany,
     /// The upstream says that the job or its block is gone.
     UpstreamStale,
     /// The upstream had the share before.
@@ -167,7 +170,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Malformed,
         Self::NotSubscribed,
         Self::Unauthorized,
@@ -178,6 +181,7 @@ impl RejectReason {
         Self::BadVersion,
         Self::LowDifficulty,
         Self::Duplicate,
+        Self::TooMany,
         Self::UpstreamStale,
         Self::UpstreamDuplicate,
         Self::UpstreamLowDifficulty,
@@ -197,6 +201,7 @@ impl RejectReason {
             Self::BadVersion => "bad-version",
             Self::LowDifficulty => "low-difficulty",
             Self::Duplicate => "duplicate",
+            Self::TooMany => "too-many",
             Self::UpstreamStale => "upstream-stale",
             Self::UpstreamDuplicate => "upstream-duplicate",
             Self::UpstreamLowDifficulty => "upstream-low-difficulty",
@@ -263,7 +268,7 @@ mod tests {
         assert!(tally.rejected_by_reason().all(|(_, count)| count == 1));
         assert_eq!(
             (tally.rejected(), tally.lost(), tally.in_flight),
-            (14, 6, 0)
+            (15, 6, 0)
         );
         let mut names: Vec<_> = tally
             .rejected_by_reason()

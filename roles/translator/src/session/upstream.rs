@@ -1,7 +1,4 @@
 //! Where the miner stands with its upstream: a channel is asked for, opens, gives work, and ends.
-//!
-//! A planned move to another connection costs the miner nothing: the channel that it leaves goes on giving work and taking
-//! shares until the one on the new connection has work, and takes what is still on its way after that.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +6,7 @@ use stratum_v1::write_show_message;
 use work::{Difficulty, Hashrate, Target};
 
 use super::channel::Channel;
+use super::leaving::Leaving;
 use super::meter::Meter;
 use super::outage::Outage;
 use super::{
@@ -27,12 +25,6 @@ const OPENING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The least time between two updates for what a miner asks. It may ask as often as it likes.
 const WISH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a channel that was left takes shares that the miner had found before it heard of the new work.
-const LEAVING_GRACE: Duration = Duration::from_secs(5);
-
-/// How long its upstream has to answer the last ones.
-const LEAVING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Where a session stands with its present upstream.
 #[derive(Debug)]
@@ -54,14 +46,6 @@ pub(super) enum Stage {
     Open(Box<Channel>),
 }
 
-/// The channel on a connection that the miner is moved away from.
-#[derive(Debug)]
-pub(super) struct Leaving {
-    channel: Channel,
-    /// When the miner got other work.
-    left_at: Option<Instant>,
-}
-
 impl Session {
     /// Handles what the present upstream says.
     pub fn on_channel_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
@@ -71,7 +55,6 @@ impl Session {
                 self.leave_channel(LossReason::UpstreamDisconnected, out);
                 self.begin_anew(now, out);
             }
-            ChannelEvent::UpstreamMoved => self.move_upstream(now, out),
             ChannelEvent::UpstreamDown => {
                 self.outage = Outage::begun(self.started, now);
                 self.leave_channel(LossReason::UpstreamDisconnected, out);
@@ -107,9 +90,7 @@ impl Session {
                 if let Stage::Open(channel) = &self.stage {
                     let (number, padding) = (channel.number, channel.padding);
                     self.send_work(now, number, padding, work, out);
-                    if let Some(leaving) = &mut self.leaving {
-                        leaving.left_at.get_or_insert(now.instant);
-                    }
+                    self.other_work_has_come(now);
                 }
             }
             ChannelEvent::Accepted {
@@ -129,45 +110,6 @@ impl Session {
                 }
             }
         }
-    }
-
-    /// Handles what the upstream says that the miner is moved away from.
-    pub fn on_leaving_event(&mut self, now: Now, event: ChannelEvent, out: &mut Output) {
-        let Some(leaving) = &mut self.leaving else {
-            return;
-        };
-        let channel = &mut leaving.channel;
-        match event {
-            ChannelEvent::Work(work) if leaving.left_at.is_none() => {
-                let (number, padding) = (channel.number, channel.padding);
-                self.send_work(now, number, padding, work, out);
-            }
-            ChannelEvent::Accepted {
-                last_sequence_number,
-                count,
-            } => {
-                channel.accepted(last_sequence_number, count, &mut self.tally, out);
-                self.leave_if_done(now, out);
-            }
-            ChannelEvent::Rejected {
-                sequence_number,
-                reason,
-            } => {
-                channel.rejected(sequence_number, reason, &mut self.tally, out);
-                self.leave_if_done(now, out);
-            }
-            ChannelEvent::UpstreamDown => {
-                self.end_leaving(LossReason::UpstreamDisconnected, false, out);
-            }
-            ChannelEvent::Closed(_) => self.end_leaving(LossReason::ChannelClosed, false, out),
-            // Nothing is asked of it any more.
-            _ => {}
-        }
-    }
-
-    /// Whether a channel on an earlier connection is still in use.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
     }
 
     /// Shares that were forwarded and have no answer.
@@ -207,7 +149,7 @@ impl Session {
     pub(super) fn takes_shares(&self, number: u32) -> bool {
         let is_present = matches!(&self.stage, Stage::Open(channel) if channel.number == number);
         let left = self.leaving.as_ref();
-        is_present || left.is_some_and(|leaving| leaving.channel.number == number)
+        is_present || left.is_some_and(|leaving| leaving.takes_shares(number))
     }
 
     pub(super) fn open_if_ready(&mut self, now: Now, out: &mut Output) {
@@ -220,13 +162,15 @@ impl Session {
         if !self.subscribed || retry_at.is_some_and(|retry_at| now.instant < retry_at) {
             return;
         }
-        let hashrate = self
-            .meter
-            .as_ref()
-            .and_then(|meter| meter.known())
-            .or(self.wishes.hashrate())
-            .unwrap_or(self.settings.nominal_hashrate);
-        self.take_control(now, hashrate);
+        let known = self.meter.as_ref().and_then(|meter| meter.known());
+        let nominal = self.settings.nominal_hashrate;
+        let stated = known.or(self.wishes.hashrate()).unwrap_or(nominal);
+        // Of a shared channel only what shares have shown is told: nobody's words are to decide for the others.
+        let hashrate = match self.settings.aggregate {
+            Some(_) => known.unwrap_or(nominal),
+            None => stated,
+        };
+        self.take_control(now, stated);
         self.wishes.told();
         self.meter
             .get_or_insert_with(|| Box::new(Meter::new(now.instant)))
@@ -283,6 +227,10 @@ impl Session {
         let hashrate = meter.state(now.instant, asked);
         self.take_control(now, hashrate);
         self.wishes.told();
+        if self.settings.aggregate.is_some() {
+            // Of a shared channel only what shares have shown is told: nobody's words are to decide for the others.
+            return;
+        }
         out.requests.push(Request::Update {
             channel_id,
             hashrate,
@@ -308,30 +256,15 @@ impl Session {
             .flatten()
             .map(Difficulty::target)
             .fold(self.settings.max_target, Target::min)
+            .max(self.settings.hardest_target)
     }
 
-    fn begin_anew(&mut self, now: Now, out: &mut Output) {
+    pub(super) fn begin_anew(&mut self, now: Now, out: &mut Output) {
         self.stage = Stage::Idle {
             retry_at: None,
             failures: 0,
         };
         self.open_if_ready(now, out);
-    }
-
-    fn move_upstream(&mut self, now: Now, out: &mut Output) {
-        match std::mem::replace(&mut self.stage, Stage::NoUpstream) {
-            Stage::Open(channel) => {
-                // If that is the second move within seconds, the first one's rest has to end.
-                self.end_leaving(LossReason::UpstreamDisconnected, true, out);
-                self.leaving = Some(Box::new(Leaving {
-                    channel: *channel,
-                    left_at: None,
-                }));
-            }
-            // There is no other channel than the one that is being left already, if any.
-            Stage::NoUpstream | Stage::Idle { .. } | Stage::Opening { .. } => {}
-        }
-        self.begin_anew(now, out);
     }
 
     fn opened(&mut self, now: Now, channel_id: u32, extranonce_size: usize, out: &mut Output) {
@@ -378,29 +311,8 @@ impl Session {
     fn leave_channel(&mut self, reason: LossReason, out: &mut Output) {
         if let Stage::Open(channel) = std::mem::replace(&mut self.stage, Stage::NoUpstream) {
             channel.end(reason, &mut self.tally, out);
+            self.work_may_have_ended();
         }
-    }
-
-    fn leave_if_done(&mut self, now: Now, out: &mut Output) {
-        let Some(leaving) = &self.leaving else { return };
-        if leaving
-            .deadline()
-            .is_some_and(|deadline| now.instant >= deadline)
-        {
-            self.end_leaving(LossReason::Unanswered, true, out);
-        }
-    }
-
-    fn end_leaving(&mut self, reason: LossReason, close: bool, out: &mut Output) {
-        let Some(leaving) = self.leaving.take() else {
-            return;
-        };
-        if close {
-            out.farewells.push(Request::Close {
-                channel_id: leaving.channel.id,
-            });
-        }
-        leaving.channel.end(reason, &mut self.tally, out);
     }
 }
 
@@ -412,7 +324,7 @@ pub(super) fn channel<'a>(
 ) -> Option<(&'a mut Channel, Route)> {
     match (stage, leaving) {
         (Stage::Open(channel), _) if channel.number == number => Some((channel, Route::Present)),
-        (_, Some(leaving)) if leaving.channel.number == number => {
+        (_, Some(leaving)) if leaving.takes_shares(number) => {
             Some((&mut leaving.channel, Route::Leaving))
         }
         _ => None,
@@ -424,16 +336,4 @@ pub(super) fn channel<'a>(
 pub(super) enum Route {
     Present,
     Leaving,
-}
-
-impl Leaving {
-    /// When it is to be ended. Not before there is other work.
-    fn deadline(&self) -> Option<Instant> {
-        let patience = if self.channel.in_flight() == 0 {
-            LEAVING_GRACE
-        } else {
-            LEAVING_PATIENCE
-        };
-        self.left_at.map(|left_at| left_at + patience)
-    }
 }

@@ -21,12 +21,11 @@ pub struct WorkerName {
 }
 
 impl WorkerName {
-    /// The worker's part of an identity, which stands behind the first dot; none if there is none.
+    /// The name of a worker; none if it is empty.
     ///
     /// A longer name than fits becomes an id of 32 characters, always the same for the same name: cut off, it could be
     /// that of another worker.
-    pub fn of(identity: &str) -> Option<Self> {
-        let (_, worker) = identity.split_once('.')?;
+    pub fn new(worker: &str) -> Option<Self> {
         if worker.is_empty() {
             return None;
         }
@@ -69,21 +68,20 @@ impl std::fmt::Debug for WorkerName {
 mod tests {
     use super::*;
 
-    fn name(identity: &str) -> Option<String> {
-        WorkerName::of(identity).map(|name| String::from_utf8(name.to_vec()).unwrap())
+    fn name(worker: &str) -> Option<String> {
+        WorkerName::new(worker).map(|name| String::from_utf8(name.to_vec()).unwrap())
     }
 
     #[test]
-    fn a_worker_has_the_name_behind_its_account() {
-        assert_eq!(name("account.rig.7").as_deref(), Some("rig.7"));
-        assert_eq!(name("account"), None);
-        assert_eq!(name("account."), None);
+    fn a_name_that_fits_stays_as_it_is() {
+        assert_eq!(name("rig.7").as_deref(), Some("rig.7"));
+        assert_eq!(name(""), None);
     }
 
     #[test]
     fn names_that_are_too_long_stay_apart() {
-        let long = format!("account.{}", "x".repeat(32));
-        assert_eq!(name(&long), Some("x".repeat(32)));
+        let long = "x".repeat(32);
+        assert_eq!(name(&long).as_ref(), Some(&long));
         let longer = name(&format!("{long}1")).unwrap();
         assert_eq!(longer.len(), 32);
         assert_ne!(longer, name(&format!("{long}2")).unwrap());

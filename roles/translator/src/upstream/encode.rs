@@ -30,9 +30,9 @@ pub(super) fn encode(
         Request::Submit(share) => {
             let sequence_number = match outgoing.membership() {
                 // The number under which the upstream answers is the channel's, not the miner's.
-                Some((mailbox, membership)) => membership
-                    .channel()
-                    .sent(mailbox.clone(), share.sequence_number),
+                Some((mailbox, membership)) => {
+                    membership.channel().sent(mailbox, share.sequence_number)
+                }
                 None => share.sequence_number,
             };
             let worker = share.worker.as_ref().filter(|_| worker_names);
@@ -146,7 +146,7 @@ mod tests {
             words: [u32; 6], extranonce in proptest::collection::vec(any::<u8>(), 0..=32), worker in "[a-z.]{0,40}",
         ) {
             let [channel_id, sequence_number, job_id, nonce, ntime, version] = words;
-            let worker = WorkerName::of(&format!("account.{worker}"));
+            let worker = WorkerName::new(&worker);
             let share = ShareSubmission {
                 channel_id, sequence_number: 0, job_id, nonce, ntime, version,
                 extranonce: ExtranonceBytes::new(&extranonce).unwrap(),

@@ -128,7 +128,8 @@ struct Shares {
 /// A share that was written.
 #[derive(Debug)]
 struct InFlight {
-    mailbox: Arc<Mailbox>,
+    /// Dead if nobody waits for the answer any more. A strong one would keep the channel, and that this.
+    mailbox: Weak<Mailbox>,
     /// The miner's own number of it.
     its_number: u32,
 }
@@ -218,12 +219,12 @@ impl SharedChannel {
     }
 
     /// Takes up a miner's share, and gives the number that the upstream is to know it by.
-    pub(super) fn sent(&self, mailbox: Arc<Mailbox>, its_number: u32) -> u32 {
+    pub(super) fn sent(&self, mailbox: &Arc<Mailbox>, its_number: u32) -> u32 {
         let mut shares = lock(&self.shares);
         shares.sequence_number = shares.sequence_number.wrapping_add(1);
         let sequence_number = shares.sequence_number;
         let in_flight = InFlight {
-            mailbox,
+            mailbox: Arc::downgrade(mailbox),
             its_number,
         };
         shares.in_flight.push(sequence_number, in_flight);
@@ -232,7 +233,9 @@ impl SharedChannel {
 
     pub(super) fn accepted(&self, last: u32, count: u64) {
         lock(&self.shares).in_flight.accepted(last, count, |share| {
-            share.mailbox.accepted(share.its_number, 1);
+            if let Some(mailbox) = share.mailbox.upgrade() {
+                mailbox.accepted(share.its_number, 1);
+            }
         });
     }
 
@@ -241,7 +244,8 @@ impl SharedChannel {
         lock(&self.shares)
             .in_flight
             .rejected(sequence_number)
-            .is_none_or(|share| share.mailbox.rejected(share.its_number, reason))
+            .and_then(|share| Some((share.mailbox.upgrade()?, share.its_number)))
+            .is_none_or(|(mailbox, its_number)| mailbox.rejected(its_number, reason))
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -254,6 +258,9 @@ impl SharedChannel {
         let Stage::Open { channel_id, .. } = now.stage else {
             return None;
         };
+        if now.members.is_empty() {
+            return None;
+        }
         let sum = now
             .members
             .values()

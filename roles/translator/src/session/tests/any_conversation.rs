@@ -94,7 +94,7 @@ proptest! {
                 })),
                 Step::Event(6, _) => drop(miner.event(ChannelEvent::Closed(String::new()))),
                 Step::Event(7, _) => drop(miner.event(ChannelEvent::Refused(String::new()))),
-                Step::Event(8, _) => drop(miner.event(ChannelEvent::UpstreamMoved)),
+                Step::Event(8, _) => drop(miner.move_upstream()),
                 Step::Event(9, _) => drop(miner.leaving_event(ChannelEvent::UpstreamDown)),
                 Step::Event(10, number) => drop(miner.leaving_event(ChannelEvent::Accepted {
                     last_sequence_number: number,

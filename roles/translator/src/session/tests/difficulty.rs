@@ -174,3 +174,92 @@ fn shares_on_a_shared_channel_name_their_worker() {
         .collect();
     assert_eq!(names, [b"rig.2".to_vec(), b"rig.1".to_vec()]);
 }
+
+#[test]
+fn a_fixed_account_leaves_every_miner_its_own_name() {
+    for (user, name) in [
+        ("rig1", Some("rig1")),
+        ("alice.rig1", Some("alice.rig1")),
+        ("farm.rig1", Some("rig1")),
+        ("farm", None),
+    ] {
+        let mut miner = Conversation::new(|settings| {
+            settings.aggregate = Some(6.0);
+            settings.user_identity = Identity::parse("farm").unwrap();
+        });
+        miner.event(ChannelEvent::UpstreamUp);
+        miner.say(r#"{"id":1,"method":"mining.subscribe"}"#);
+        miner.say(&format!(
+            r#"{{"id":2,"method":"mining.authorize","params":["{user}"]}}"#
+        ));
+        let Some(Request::Open(open)) = miner.requests().pop() else {
+            panic!("no channel was asked for")
+        };
+        assert_eq!(&*open.user_identity, "farm");
+        miner.open();
+        miner.work([9; 32], Target::MAX);
+        miner.submit_full(user, "1", "00000000", 1_700_000_001, 1, None);
+        let worker = miner.shares()[0].worker.map(|worker| worker.to_vec());
+        assert_eq!(worker.as_deref(), name.map(str::as_bytes), "{user}");
+    }
+}
+
+#[test]
+fn on_a_shared_channel_nobodys_words_decide_for_the_others() {
+    let mut miner = Conversation::new(|settings| {
+        settings.aggregate = Some(6.0);
+        settings.nominal_hashrate = Hashrate::new(1e12).unwrap();
+    });
+    miner.event(ChannelEvent::UpstreamUp);
+    miner.say(r#"{"id":1,"method":"mining.subscribe"}"#);
+    miner.say(r#"{"id":2,"method":"mining.authorize","params":["account.rig","th=1000000"]}"#);
+    let Some(Request::Open(open)) = miner.requests().pop() else {
+        panic!("no channel was asked for")
+    };
+    assert_eq!(open.hashrate.value(), 1e12);
+    miner.open();
+    // Its own difficulty is what it asked for.
+    let heard = miner.work([9; 32], Target::MIN);
+    let told = told_difficulty(&heard).unwrap();
+    let expected = 1e18 * 10.0 / 4_294_967_296.0;
+    assert!((told / expected - 1.0).abs() < 0.01, "{told} {expected}");
+    miner.wait(60);
+    miner.say(r#"{"id":3,"method":"mining.suggest_difficulty","params":[1e12]}"#);
+    assert!(miner.requests().is_empty());
+}
+
+#[test]
+fn no_wish_is_beyond_the_ceiling() {
+    let ceiling = Difficulty::new(1000.0).unwrap().target();
+    let mut miner = Conversation::new(|settings| settings.hardest_target = ceiling);
+    miner.event(ChannelEvent::UpstreamUp);
+    miner.say(r#"{"id":1,"method":"mining.subscribe"}"#);
+    miner.say(r#"{"id":2,"method":"mining.authorize","params":["w","fd=1000000"]}"#);
+    let Some(Request::Open(open)) = miner.requests().pop() else {
+        panic!("no channel was asked for")
+    };
+    assert_eq!(open.max_target, ceiling);
+    miner.open();
+    let heard = miner.work([9; 32], ceiling);
+    assert_eq!(told_difficulty(&heard), Some(1000.0));
+}
+
+#[test]
+fn an_outage_is_not_taken_for_a_slower_miner() {
+    let mut miner = one_of_many();
+    for nonce in 0..400 {
+        miner.now.instant += Duration::from_millis(10);
+        miner.submit("2", "00000000", nonce);
+    }
+    miner.event(ChannelEvent::UpstreamDown);
+    let before = miner.session.difficulty().unwrap().value();
+    for _ in 0..60 {
+        miner.wait(11);
+    }
+    miner.heard();
+    miner.event(ChannelEvent::UpstreamUp);
+    miner.open();
+    miner.work([9; 32], Target::MIN);
+    let after = miner.session.difficulty().unwrap().value();
+    assert!(after > before / 2.0, "{after} {before}");
+}

@@ -9,6 +9,12 @@ impl Conversation {
         self.heard()
     }
 
+    /// What the miner hears of a move, and what becomes of the connection that is left.
+    pub(super) fn move_upstream(&mut self) -> (Vec<String>, Left) {
+        let left = self.session.move_upstream(self.now, &mut self.out);
+        (self.heard(), left)
+    }
+
     /// The shares that went to the upstream that is left, and the channels that were closed there.
     fn farewells(&mut self) -> (Vec<u32>, Vec<u32>) {
         let farewells = std::mem::take(&mut self.out.farewells);
@@ -36,7 +42,7 @@ fn a_move_costs_the_miner_a_clean_notify_and_no_share() {
     let mut miner = Conversation::mining(|_| ());
     assert!(miner.submit("1", "00000000", 1).contains("true"));
     assert_eq!(miner.shares().len(), 1);
-    assert!(miner.event(ChannelEvent::UpstreamMoved).is_empty());
+    assert!(miner.move_upstream().0.is_empty());
     assert!(matches!(miner.requests()[..], [Request::Open(_)]));
     // There is no other work yet, so that this is still good.
     assert!(miner.submit("1", "00000000", 2).contains("true"));
@@ -63,7 +69,7 @@ fn a_move_costs_the_miner_a_clean_notify_and_no_share() {
 #[test]
 fn the_connection_that_is_left_gives_work_until_the_other_does() {
     let mut miner = Conversation::mining(|_| ());
-    miner.event(ChannelEvent::UpstreamMoved);
+    miner.move_upstream();
     let Some(Request::Open(_)) = miner.requests().pop() else {
         panic!("no channel was asked for")
     };
@@ -87,7 +93,7 @@ fn what_the_connection_that_is_left_does_not_answer_is_lost() {
     ] {
         let mut miner = Conversation::mining(|_| ());
         miner.submit("1", "00000000", 1);
-        miner.event(ChannelEvent::UpstreamMoved);
+        miner.move_upstream();
         miner.open();
         miner.work([9; 32], Target::MAX);
         miner.wait(6);
@@ -106,19 +112,52 @@ fn what_the_connection_that_is_left_does_not_answer_is_lost() {
 }
 
 #[test]
-fn a_second_move_ends_the_first_and_a_refused_channel_keeps_the_old_one() {
+fn a_second_move_before_the_first_gave_work_changes_nothing_for_the_miner() {
     let mut miner = Conversation::mining(|_| ());
     miner.submit("1", "00000000", 1);
-    miner.event(ChannelEvent::UpstreamMoved);
+    assert_eq!(miner.move_upstream().1, Left::InUse);
     miner.event(ChannelEvent::Refused("unknown-user".into()));
-    // Moved on before anything came of it: the first channel is still the one that works.
-    miner.event(ChannelEvent::UpstreamMoved);
+    assert_eq!(miner.move_upstream().1, Left::Done(None));
+    miner.open();
+    assert_eq!(miner.move_upstream().1, Left::Done(Some(CHANNEL)));
     assert!(miner.submit("1", "00000000", 2).contains("true"));
+    assert_eq!(miner.farewells(), (vec![2], vec![]));
+    assert_eq!(miner.session.tally().lost(), 0);
+}
+
+#[test]
+fn a_second_move_after_the_first_gave_work_ends_what_was_left_before() {
+    let mut miner = Conversation::mining(|_| ());
+    miner.submit("1", "00000000", 1);
+    miner.move_upstream();
     miner.open();
     miner.work([9; 32], Target::MAX);
-    miner.event(ChannelEvent::UpstreamMoved);
-    // Only now there are two to be left, and the older has had its time.
-    assert_eq!(miner.farewells(), (vec![2], vec![CHANNEL]));
-    assert_eq!(miner.session.tally().lost(), 2);
-    assert!(miner.session.is_leaving());
+    assert_eq!(miner.move_upstream().1, Left::InUse);
+    assert_eq!(miner.farewells(), (vec![], vec![CHANNEL]));
+    assert_eq!(miner.session.tally().lost(), 1);
+    assert!(miner.submit("2", "00000000", 2).contains("true"));
+}
+
+#[test]
+fn a_stuck_connection_holds_up_nobody_who_has_left_it() {
+    let mut miner = Conversation::mining(|_| ());
+    miner.move_upstream();
+    assert!(miner.session.works_on_left_channel());
+    miner.open();
+    miner.work([9; 32], Target::MAX);
+    miner.session.left_connection_is_stuck();
+    assert!(miner.submit("1", "00000000", 1).contains("[21,"));
+    assert!(miner.submit("2", "00000000", 2).contains("true"));
+}
+
+#[test]
+fn on_another_tip_too_the_channel_that_is_left_takes_what_was_under_way() {
+    let mut miner = Conversation::mining(|_| ());
+    miner.move_upstream();
+    miner.open();
+    miner.work([1; 32], Target::MAX);
+    assert!(miner.submit("1", "00000000", 1).contains("true"));
+    assert_eq!(miner.farewells().0, [1]);
+    miner.work([2; 32], Target::MAX);
+    assert!(miner.submit("1", "00000000", 2).contains("[21,"));
 }

@@ -76,7 +76,7 @@ fn every_answer_finds_the_miner_whose_share_it_is_for() {
     let (_channels, channel, [one, two, three]) = three();
     // Each counts its own shares; the channel counts all.
     let sent = [(&one, 1), (&two, 1), (&one, 2), (&three, 1), (&two, 2)];
-    let numbers = sent.map(|(miner, its_number)| channel.sent(Arc::clone(miner), its_number));
+    let numbers = sent.map(|(miner, its_number)| channel.sent(miner, its_number));
     assert_eq!(numbers, [1, 2, 3, 4, 5]);
     assert!(channel.rejected(3, RejectReason::UpstreamStale));
     assert!(
@@ -111,7 +111,7 @@ fn every_answer_finds_the_miner_whose_share_it_is_for() {
 fn answers_find_their_way_when_the_numbers_begin_anew() {
     let (_channels, channel, [one, two, _]) = three();
     lock(&channel.shares).sequence_number = u32::MAX - 1;
-    let numbers = [&one, &two, &one].map(|miner| channel.sent(Arc::clone(miner), 7));
+    let numbers = [&one, &two, &one].map(|miner| channel.sent(miner, 7));
     assert_eq!(numbers, [u32::MAX, 0, 1]);
     assert!(channel.rejected(0, RejectReason::UpstreamOther));
     assert!(events(&two)[0].starts_with("Rejected"));
@@ -129,17 +129,36 @@ fn the_last_who_leaves_closes_the_channel_and_the_next_opens_another() {
     assert_eq!(leave(&one), None);
     assert_eq!(leave(&one), None, "once more changes nothing");
     drop(two);
-    assert_eq!(
-        channels
-            .updates()
-            .iter()
-            .map(|update| update.channel_id)
-            .collect::<Vec<_>>(),
-        [] as [u32; 0]
+    let told: Vec<_> = channels
+        .updates()
+        .iter()
+        .map(|update| update.hashrate.value())
+        .collect();
+    assert!(
+        told.is_empty(),
+        "what is left is what was told at opening: {told:?}"
     );
+    three
+        .membership()
+        .unwrap()
+        .set_hashrate(Hashrate::new(7.0).unwrap());
+    assert_eq!(channels.updates()[0].hashrate.value(), 7.0);
     assert_eq!(leave(&three), Some(OPENED.0));
     assert!(channel.has_ended());
+    assert!(channels.updates().is_empty());
     first(&channels, "account");
+}
+
+#[test]
+fn nothing_is_left_of_a_channel_with_shares_that_nobody_answers() {
+    let (channels, channel, miners) = three();
+    channel.work(&work());
+    for miner in &miners {
+        channel.sent(miner, 1);
+    }
+    let left = Arc::downgrade(&channel);
+    drop((channels, channel, miners));
+    assert_eq!(left.strong_count(), 0);
 }
 
 #[test]
