@@ -58,6 +58,65 @@ async fn all_connections_follow_one_pool_and_move_together() {
     assert!(after.upstreams[0].failures["closed"] >= 1, "{after:?}");
 }
 
+/// The pool goes on taking calls, and answers none of them.
+#[tokio::test]
+async fn dials_that_hang_keep_nobody_from_a_pool_that_works() {
+    const SLOTS: usize = 8;
+    let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
+    let upstreams = vec![first.upstream(), second.upstream()];
+    let translator = Running::start(upstreams, |config| {
+        config.upstream_connections = SLOTS;
+        // Longer than this test waits for anything.
+        config.connect_timeout_seconds = 300;
+    })
+    .await;
+    let mut pools = Vec::new();
+    for _ in 0..SLOTS {
+        pools.push(first.accept().await);
+    }
+    // One after the other, so that some dial is always under way.
+    for left in (0..SLOTS).rev() {
+        drop(pools.pop());
+        translator
+            .until("a loss", |status| status.upstreams[0].connected == left)
+            .await;
+    }
+    for _ in 0..SLOTS {
+        pools.push(second.accept().await);
+    }
+    let status = translator
+        .until("all to have moved", |status| {
+            status.upstreams[1].connected == SLOTS
+        })
+        .await;
+    assert!(follows(&status, 1), "{status:?}");
+}
+
+#[tokio::test]
+async fn miners_whose_connection_is_lost_use_another_at_once() {
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.upstream_connections = 2;
+        config.connect_timeout_seconds = 300;
+    })
+    .await;
+    let mut pools = [house.accept().await, house.accept().await];
+    translator
+        .until("both", |status| status.upstreams[0].connected == 2)
+        .await;
+    let mut miners = [translator.miner().await, translator.miner().await];
+    for (prefix, miner) in (1..).zip(&mut miners) {
+        miner.log_in(&format!("w{prefix}")).await;
+    }
+    let (_, user) = pools[0].open_channel(&[1; 4]).await;
+    pools[1].open_channel(&[2; 4]).await;
+    let [mut left, lost] = pools;
+    drop(lost);
+    // The house takes the call and answers nothing.
+    let (_, moved) = left.open_channel(&[3; 4]).await;
+    assert_ne!(user, moved);
+}
+
 #[tokio::test]
 async fn a_slot_that_gets_no_connection_of_its_own_uses_that_of_another() {
     let house = PoolHouse::new().await;
@@ -201,7 +260,8 @@ async fn a_reconnect_to_somebody_else_is_not_followed_and_the_old_connection_wor
 async fn a_pool_that_sends_everybody_away_again_and_again_is_left() {
     let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
     let upstreams = vec![first.upstream(), second.upstream()];
-    let translator = Running::start(upstreams, |_| ()).await;
+    // Nobody asks whether it has become better: that would count, too.
+    let translator = Running::start(upstreams, |config| config.failback_after_seconds = 0).await;
     let sending = tokio::spawn(async move {
         let mut pools = Vec::new();
         loop {
@@ -323,6 +383,7 @@ async fn a_pool_that_ignores_extensions_is_worked_for_all_the_same() {
 async fn two_pools(bad: &PoolHouse, good: &PoolHouse) -> Running {
     Running::start(vec![bad.upstream(), good.upstream()], |config| {
         config.connect_timeout_seconds = 1;
+        config.failback_after_seconds = 0;
         config.channel_patience_seconds = 1;
         config.work_patience_seconds = 1;
         config.answer_patience_seconds = 1;
@@ -395,6 +456,7 @@ async fn a_pool_that_stalls_in_the_handshake_is_left() {
     let good = PoolHouse::new().await;
     let translator = Running::start(vec![stalled, good.upstream()], |config| {
         config.connect_timeout_seconds = 1;
+        config.failback_after_seconds = 0;
     })
     .await;
     let mut miner = translator.miner().await;

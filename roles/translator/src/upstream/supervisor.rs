@@ -3,13 +3,16 @@
 //! One task decides; dialling, probing and each connection are tasks that tell it how they end. Every slot has a connection
 //! of its own to the pool that is followed; a slot that gets none uses that of another. Where a connection is replaced, the
 //! new one is published before the old one is given up.
+//!
+//! A pool is followed as long as a connection to it can be used, or it has asked for a new one. What is being dialled
+//! holds up no decision: a dial that hangs must not keep miners from a pool that works.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +20,7 @@ use super::connection::{Asked, Established, Leash};
 use super::dial::dial;
 use super::probe::probe;
 use super::roster::GOOD_LIFETIME;
-use super::slot::{Own, Redirect, Slot};
+use super::slot::{Dialling, Own, Redirect, Slot};
 use super::{Link, Plan, Roster, Upstream, UpstreamError};
 
 /// How often in a row a pool may send a new connection elsewhere.
@@ -58,6 +61,7 @@ pub(crate) async fn supervise(
         slots,
         available,
         following: None,
+        finding: None,
         probing: None,
         asking,
         tasks: JoinSet::new(),
@@ -73,7 +77,10 @@ struct Supervisor {
     available: watch::Sender<bool>,
     /// The pool that slots are to be connected to. `None` while one has to be found.
     following: Option<usize>,
-    probing: Option<Id>,
+    /// The dial to a pool that may be followed; it takes no slot before it succeeds.
+    finding: Option<AbortHandle>,
+    /// And which pool.
+    probing: Option<(AbortHandle, usize)>,
     asking: mpsc::Sender<Asked>,
     tasks: JoinSet<Event>,
     shutdown: CancellationToken,
@@ -92,7 +99,8 @@ enum Purpose {
 
 /// An attempt to connect.
 struct Attempt {
-    slot: usize,
+    /// Unless it is to be found when there is a connection.
+    slot: Option<usize>,
     pool: usize,
     place: Upstream,
     purpose: Purpose,
@@ -142,10 +150,7 @@ impl Supervisor {
     fn arrange(&mut self, now: Instant) -> Option<Instant> {
         self.follow_redirects();
         if let Some(pool) = self.following
-            && self
-                .slots
-                .iter()
-                .all(|slot| slot.good(pool).is_none() && slot.is_idle())
+            && !self.slots.iter().any(|slot| slot.holds(pool))
         {
             self.following = None;
         }
@@ -157,8 +162,8 @@ impl Supervisor {
                 next.into_iter().chain(probe).min()
             }
         };
-        self.publish();
-        next
+        let borrow = self.publish(now);
+        next.into_iter().chain(borrow).min()
     }
 
     fn follow_redirects(&mut self) {
@@ -168,7 +173,7 @@ impl Supervisor {
             {
                 let Redirect { pool, place, hops } = redirect;
                 self.dial(Attempt {
-                    slot,
+                    slot: Some(slot),
                     pool,
                     place,
                     purpose: Purpose::Redirect,
@@ -180,7 +185,7 @@ impl Supervisor {
 
     /// Tries pools one after the other, in their order.
     fn choose(&mut self, now: Instant) -> Option<Instant> {
-        if !self.slots.iter().all(Slot::is_idle) {
+        if self.finding.is_some() {
             return None;
         }
         let (next, next_at) = {
@@ -190,12 +195,16 @@ impl Supervisor {
         let Some(pool) = next else {
             return next_at;
         };
-        self.dial_as_configured(0, pool, Purpose::Follow);
+        self.dial_as_configured(None, pool, Purpose::Follow);
         None
     }
 
     /// Has every slot connected to the pool that is followed.
     fn fill(&mut self, pool: usize, now: Instant) -> Option<Instant> {
+        if !self.slots.iter().any(|slot| slot.good(pool).is_some()) {
+            // Whether it is there at all is to be seen first.
+            return None;
+        }
         let mut next = None;
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
@@ -203,7 +212,7 @@ impl Supervisor {
                 continue;
             }
             if slot.retry_at <= now {
-                self.dial_as_configured(index, pool, Purpose::Fill);
+                self.dial_as_configured(Some(index), pool, Purpose::Fill);
             } else {
                 next = next.into_iter().chain([slot.retry_at]).min();
             }
@@ -213,7 +222,7 @@ impl Supervisor {
 
     /// Probes the pools in front of the one that is followed.
     fn look_for_better(&mut self, followed: usize, now: Instant) -> Option<Instant> {
-        if self.probing.is_some() || self.plan.waits.failback.is_zero() {
+        if self.probing.is_some() || self.finding.is_some() || self.plan.waits.failback.is_zero() {
             return None;
         }
         let (better, next_at) = {
@@ -231,24 +240,28 @@ impl Supervisor {
                 None => Event::Stopped,
             }
         };
-        self.probing = Some(self.tasks.spawn(probing).id());
+        self.probing = Some((self.tasks.spawn(probing), pool));
         None
     }
 
-    /// Gives each slot the best link that there is.
-    fn publish(&mut self) {
+    /// Gives each slot the best link that there is, and says when there may be a better one.
+    fn publish(&mut self, now: Instant) -> Option<Instant> {
         let pool = self.following;
         let spare = pool.and_then(|pool| self.slots.iter().find_map(|slot| slot.good(pool)));
         let spare = spare.cloned();
+        let mut next = None;
         for slot in &mut self.slots {
             let good = pool.is_some_and(|pool| slot.good(pool).is_some());
-            // A slot that only has to connect anew waits for that: it is a matter of a moment.
-            let borrows = !good && slot.failures > 0 && spare.is_some();
-            if borrows {
+            let waits = slot.is_worth_waiting_for(now);
+            slot.borrows = !good && !waits && spare.is_some();
+            if slot.borrows {
                 slot.publish(spare.as_ref());
                 slot.retire();
             } else {
                 slot.publish(slot.own.as_ref().map(|own| &own.link));
+            }
+            if waits && slot.own.is_none() {
+                next = next.into_iter().chain(slot.patience_ends()).min();
             }
         }
         let available = self.slots.iter().any(|slot| slot.links.borrow().is_some());
@@ -256,9 +269,10 @@ impl Supervisor {
             let before = std::mem::replace(published, available);
             before != available
         });
+        next
     }
 
-    fn dial_as_configured(&mut self, slot: usize, pool: usize, purpose: Purpose) {
+    fn dial_as_configured(&mut self, slot: Option<usize>, pool: usize, purpose: Purpose) {
         self.dial(Attempt {
             slot,
             pool,
@@ -269,7 +283,8 @@ impl Supervisor {
     }
 
     fn dial(&mut self, attempt: Attempt) {
-        let slot = attempt.slot;
+        let (slot, pool) = (attempt.slot, attempt.pool);
+        let redirected = attempt.purpose == Purpose::Redirect;
         let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
         let dialling = async move {
             let dialling = dial(attempt.pool, &attempt.place, &plan);
@@ -278,25 +293,41 @@ impl Supervisor {
                 None => Event::Stopped,
             }
         };
-        self.slots[slot].dialling = Some(self.tasks.spawn(dialling).id());
+        let task = self.tasks.spawn(dialling);
+        match slot {
+            Some(slot) => {
+                self.slots[slot].dialling = Some(Dialling {
+                    task,
+                    pool,
+                    redirected,
+                    since: Instant::now(),
+                });
+            }
+            None => self.finding = Some(task),
+        }
     }
 
     fn handle(&mut self, ended: Result<(Id, Event), JoinError>) {
-        match ended.map(|(_, event)| event) {
-            Ok(Event::Dialled(attempt, result)) => {
-                self.slots[attempt.slot].dialling = None;
-                match result {
-                    Ok(established) => self.connected(attempt, *established),
-                    Err(error) => self.not_connected(&attempt, &error),
-                }
-            }
-            Ok(Event::Ended {
+        let (task, event) = match ended {
+            Ok(ended) => ended,
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => return self.panicked(error.id()),
+        };
+        match event {
+            // Otherwise it was given up at its last moment.
+            Event::Dialled(attempt, result) if self.has_dialled(attempt.slot, task) => match result
+            {
+                Ok(established) => self.connected(attempt, *established),
+                Err(error) => self.not_connected(&attempt, &error),
+            },
+            Event::Dialled(..) | Event::Stopped => {}
+            Event::Ended {
                 slot,
                 pool,
                 link_id,
                 lived,
                 end,
-            }) => {
+            } => {
                 let of_this = |own: &mut Own| own.link.id == link_id;
                 let ended = self.slots[slot].own.take_if(of_this);
                 // One that was to be left has not failed, though it may have ended sooner than we had another.
@@ -310,35 +341,59 @@ impl Supervisor {
                     self.roster().left(pool);
                 }
             }
-            Ok(Event::Probed { pool, result }) => {
-                self.probing = None;
-                self.probed(pool, result);
+            Event::Probed { pool, result } => {
+                if self
+                    .probing
+                    .take_if(|(probe, _)| probe.id() == task)
+                    .is_some()
+                {
+                    self.probed(pool, result);
+                }
             }
-            Ok(Event::Stopped) => {}
-            Err(error) => self.panicked(error.id()),
+        }
+    }
+
+    /// Whether this was the dial for the slot, or the one to a pool that may be followed.
+    fn has_dialled(&mut self, slot: Option<usize>, task: Id) -> bool {
+        match slot {
+            Some(slot) => {
+                let dialling = &mut self.slots[slot].dialling;
+                dialling
+                    .take_if(|dialling| dialling.task.id() == task)
+                    .is_some()
+            }
+            None => self
+                .finding
+                .take_if(|finding| finding.id() == task)
+                .is_some(),
         }
     }
 
     fn connected(&mut self, attempt: Attempt, established: Established) {
         let Attempt {
-            slot: index,
+            slot,
             pool,
             place,
             purpose,
             hops,
         } = attempt;
-        if purpose != Purpose::Follow && self.following != Some(pool) {
+        if purpose != Purpose::Follow && self.following.is_some_and(|followed| followed != pool) {
             // Meanwhile there was a move.
             return;
         }
         tracing::info!(upstream = %place.address, "connected to the upstream");
-        self.following = Some(pool);
+        self.settle_for(pool);
+        let index = slot.unwrap_or_else(|| self.place_for(pool));
         let moved = {
             let mut roster = self.roster();
             roster.connected(pool);
             roster.follow(pool)
         };
         if moved {
+            for slot in &mut self.slots {
+                // They failed with another.
+                slot.start_anew();
+            }
             tracing::info!(upstream = %place.address, "from now on the miners work for this upstream");
         }
         let link = established.link();
@@ -363,6 +418,7 @@ impl Supervisor {
         let task = self.tasks.spawn(running).id();
         let slot = &mut self.slots[index];
         slot.failures = 0;
+        slot.give_up_dialling();
         slot.publish(Some(&link));
         slot.retire();
         slot.own = Some(Own {
@@ -377,6 +433,35 @@ impl Supervisor {
         });
     }
 
+    /// From now on this pool is followed, and nothing is done any more to come to another.
+    fn settle_for(&mut self, pool: usize) {
+        if self.following.replace(pool).is_none()
+            && let Some(finding) = self.finding.take()
+        {
+            finding.abort();
+        }
+        for slot in &mut self.slots {
+            if slot
+                .dialling
+                .as_ref()
+                .is_some_and(|dialling| dialling.pool != pool)
+            {
+                slot.give_up_dialling();
+            }
+        }
+        if let Some((probe, _)) = self.probing.take_if(|(_, probed)| *probed >= pool) {
+            probe.abort();
+        }
+    }
+
+    /// The slot for the first connection to this pool, or for one more.
+    fn place_for(&self, pool: usize) -> usize {
+        let rank = |slot: &Slot| (slot.good(pool).is_some(), !slot.is_idle());
+        (0..self.slots.len())
+            .min_by_key(|index| rank(&self.slots[*index]))
+            .unwrap_or(0)
+    }
+
     fn not_connected(&mut self, attempt: &Attempt, error: &UpstreamError) {
         let news = self.roster().failed(attempt.pool, Instant::now(), error);
         let upstream = &attempt.place.address;
@@ -385,7 +470,9 @@ impl Supervisor {
         } else {
             tracing::debug!(%upstream, %error, "still cannot connect to the upstream");
         }
-        self.slot_failed(attempt.slot);
+        if let Some(slot) = attempt.slot {
+            self.slot_failed(slot);
+        }
     }
 
     fn lost(&mut self, slot: usize, pool: usize, lived: Duration, error: &UpstreamError) {
@@ -415,12 +502,9 @@ impl Supervisor {
         }
         self.roster().proved(pool);
         let better = self.following.is_some_and(|following| pool < following);
-        let Some(slot) = self.slots.iter().position(Slot::is_idle) else {
-            return;
-        };
-        if better {
+        if better && self.finding.is_none() {
             tracing::info!(upstream = %upstream.address, "an earlier upstream is back; miners return to it");
-            self.dial_as_configured(slot, pool, Purpose::Follow);
+            self.dial_as_configured(None, pool, Purpose::Follow);
         }
     }
 
@@ -458,13 +542,12 @@ impl Supervisor {
     /// Ours to mend; until then the connection counts as lost.
     fn panicked(&mut self, task: Id) {
         tracing::error!("a task of a connection to an upstream failed");
-        if self.probing == Some(task) {
-            self.probing = None;
-        }
+        self.probing.take_if(|(probe, _)| probe.id() == task);
+        self.finding.take_if(|finding| finding.id() == task);
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
-            if slot.dialling == Some(task) {
-                slot.dialling = None;
+            let this = |dialling: &mut Dialling| dialling.task.id() == task;
+            if slot.dialling.take_if(this).is_some() {
                 self.slot_failed(index);
             } else if let Some(own) = slot.own.take_if(|own| own.task == task) {
                 let lived = own.since.elapsed();
