@@ -1,19 +1,28 @@
 //! Stats: what roles see of their peers, told to a service that keeps it and shows it.
 //!
-//! Roles run a [`sender`], the stats services are made of the rest. [`state`] is what such a service knows, as a state
-//! machine without I/O: it never opens a socket, reads no clock and writes no file.
+//! Roles run a [`sender`], the stats services a [`receiver`]. What such a service knows is in [`state`] and, with hashrates,
+//! in [`board`], as state machines without I/O: they open no socket, read no clock and write no file.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "receiver")]
+pub mod board;
+#[cfg(feature = "service")]
+pub mod receiver;
 #[cfg(feature = "sender")]
 pub mod sender;
 #[cfg(feature = "receiver")]
 pub mod series;
 #[cfg(feature = "receiver")]
 pub mod state;
+#[cfg(feature = "service")]
+mod store;
+mod token;
 pub mod web;
 
 use std::time::Instant;
+
+pub use token::Token;
 
 /// The time, given by whoever drives a state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

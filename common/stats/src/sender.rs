@@ -29,7 +29,8 @@ use crate::Now;
 use conversation::{Conversation, Fault};
 use dial::Dialler;
 
-pub use config::{Config, Token};
+pub use crate::Token;
+pub use config::Config;
 pub use happened::Happened;
 
 /// Pauses between attempts: the first one, and the longest. Each is shortened at random by up to a half.

@@ -40,6 +40,11 @@ impl Period {
         }
     }
 
+    /// The time whose samples are held in memory.
+    pub(crate) const fn held_ms(self) -> u64 {
+        self.held() as u64 * self.ms()
+    }
+
     /// How many of them are held in memory; the latest ones.
     const fn held(self) -> usize {
         match self {
@@ -101,14 +106,14 @@ pub struct Sample {
 /// Work of one subject over time. The time is whoever's who drives it, and should not step.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// Since when it is known what the subject did.
-    since_ms: u64,
     levels: [Level; Period::ALL.len()],
 }
 
 #[derive(Debug, Clone)]
 struct Level {
     period: Period,
+    /// Since when it is known what the subject did.
+    since_ms: u64,
     /// The number of the first of `hashes`, counted from the epoch.
     first: u64,
     hashes: VecDeque<f64>,
@@ -121,9 +126,26 @@ impl Series {
     #[must_use]
     pub fn new(since_ms: u64) -> Self {
         Self {
-            since_ms,
-            levels: Period::ALL.map(Level::new),
+            levels: Period::ALL.map(|period| Level::new(period, since_ms)),
         }
+    }
+
+    /// A subject whose samples were stored before a restart. What was not yet stored of a longer one is put together from
+    /// minutes.
+    #[must_use]
+    pub fn restored(now_ms: u64, samples: &[Sample]) -> Self {
+        let mut series = Self::new(now_ms);
+        let minutes = || samples.iter().filter(|s| s.period == Period::Minute);
+        for level in &mut series.levels {
+            let period = level.period;
+            for sample in samples.iter().filter(|s| s.period == period) {
+                level.put(sample);
+            }
+            if period.ms() > Period::Minute.ms() {
+                level.complete(minutes());
+            }
+        }
+        series
     }
 
     /// So many hashes were done between two moments.
@@ -131,35 +153,40 @@ impl Series {
         let from_ms = from_ms
             .max(to_ms.saturating_sub(LONGEST_SPREAD_MS))
             .min(to_ms);
-        self.since_ms = self.since_ms.min(from_ms);
         for level in &mut self.levels {
+            level.since_ms = level.since_ms.min(from_ms);
             level.add(from_ms, to_ms, hashes);
-        }
-    }
-
-    /// A sample that was stored before a restart.
-    pub fn restore(&mut self, sample: Sample) {
-        self.since_ms = self.since_ms.min(sample.start_ms);
-        for level in &mut self.levels {
-            if level.period == sample.period {
-                level.put(sample.start_ms / level.period.ms(), sample.hashes);
-            }
         }
     }
 
     /// The hashrate over a window that ends now, in H/s; none if too little of it is known.
     #[must_use]
     pub fn hashrate(&self, now_ms: u64, window: Window) -> Option<f64> {
-        let from_ms = now_ms.saturating_sub(window.ms()).max(self.since_ms);
+        let level = self.level(window.period())?;
+        let from_ms = now_ms.saturating_sub(window.ms()).max(level.since_ms);
         let measured = now_ms.saturating_sub(from_ms);
         if measured < SHORTEST_MEASURE_MS {
             return None;
         }
-        let level = self
-            .levels
-            .iter()
-            .find(|level| level.period == window.period())?;
-        Some(level.sum(self.since_ms, from_ms, now_ms) / seconds(measured))
+        Some(level.sum(from_ms, now_ms) / seconds(measured))
+    }
+
+    /// What is held of a period, the oldest first; the last one may not be over.
+    pub fn samples(&self, period: Period) -> impl Iterator<Item = Sample> {
+        let held = self.level(period).into_iter();
+        held.flat_map(move |level| {
+            (level.first..)
+                .zip(&level.hashes)
+                .map(move |(number, hashes)| Sample {
+                    period,
+                    start_ms: number * period.ms(),
+                    hashes: *hashes,
+                })
+        })
+    }
+
+    fn level(&self, period: Period) -> Option<&Level> {
+        self.levels.iter().find(|level| level.period == period)
     }
 
     /// Samples of periods that are over and have changed since they were taken last, but those that are kept in memory alone.
@@ -173,9 +200,10 @@ impl Series {
 }
 
 impl Level {
-    fn new(period: Period) -> Self {
+    fn new(period: Period, since_ms: u64) -> Self {
         Self {
             period,
+            since_ms,
             first: 0,
             hashes: VecDeque::new(),
             changed: BTreeMap::new(),
@@ -205,9 +233,27 @@ impl Level {
         }
     }
 
-    fn put(&mut self, number: u64, hashes: f64) {
-        if let Some(place) = self.place(number) {
-            *place += hashes;
+    fn put(&mut self, sample: &Sample) {
+        if let Some(place) = self.place(sample.start_ms / self.period.ms()) {
+            *place += sample.hashes;
+            self.since_ms = self.since_ms.min(sample.start_ms);
+        }
+    }
+
+    /// No sample can be less than its minutes together.
+    fn complete<'a>(&mut self, minutes: impl Iterator<Item = &'a Sample>) {
+        let mut sums = BTreeMap::<u64, f64>::new();
+        for minute in minutes {
+            self.since_ms = self.since_ms.min(minute.start_ms);
+            *sums.entry(minute.start_ms / self.period.ms()).or_default() += minute.hashes;
+        }
+        for (number, sum) in sums {
+            if let Some(place) = self.place(number)
+                && *place < sum
+            {
+                *place = sum;
+                self.changed.insert(number, ());
+            }
         }
     }
 
@@ -248,11 +294,11 @@ impl Level {
 
     /// What was done between two moments. A sample at the edge counts by the part of it that is inside; the first one began
     /// when the subject did.
-    fn sum(&self, since_ms: u64, from_ms: u64, to_ms: u64) -> f64 {
+    fn sum(&self, from_ms: u64, to_ms: u64) -> f64 {
         let period = self.period.ms();
         let part = |(number, hashes): (u64, &f64)| {
             let stop = (number + 1) * period;
-            let start = (number * period).max(since_ms).min(stop - 1);
+            let start = (number * period).max(self.since_ms).min(stop - 1);
             // Of the present sample, what there is was done up to now.
             let stop_known = stop.min(to_ms.max(start + 1));
             let inside = stop_known.min(to_ms).saturating_sub(start.max(from_ms));
@@ -374,12 +420,30 @@ mod tests {
     #[test]
     fn after_a_restart_the_hashrate_goes_on() {
         let (mut series, now) = steady(7300);
-        let mut restored = Series::new(now);
-        for sample in series.take_samples(now) {
-            restored.restore(sample);
-        }
+        let restored = Series::restored(now, &series.take_samples(now));
         let seen = restored.hashrate(now, Window::Hour);
         assert!(close(seen, 1000.0), "{seen:?}");
+        // What is held in memory alone begins anew.
+        assert_eq!(restored.hashrate(now, Window::Minute), None);
+    }
+
+    #[test]
+    fn a_longer_sample_that_was_not_over_is_made_of_its_minutes() {
+        let (mut series, now) = steady(7300);
+        let samples = series.take_samples(now);
+        let mut restored = Series::restored(now, &samples);
+        let hour = now / Period::Hour.ms() * Period::Hour.ms();
+        let minutes = samples
+            .iter()
+            .filter(|s| s.period == Period::Minute && s.start_ms >= hour);
+        let done: f64 = minutes.map(|minute| minute.hashes).sum();
+        assert!(done > 0.0);
+        let later = restored.take_samples(now + Period::Hour.ms());
+        let stored = later.iter().find(|s| s.period == Period::Hour);
+        assert!(
+            close(stored.map(|sample| sample.hashes), done),
+            "{stored:?} {done}"
+        );
     }
 
     proptest! {

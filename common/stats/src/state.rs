@@ -12,13 +12,17 @@ mod tests;
 mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use stats_events::{Hello, Numbered, RefusalCode, VERSION};
 
 pub use crate::Now;
 pub use document::{Document, Key};
-pub use sender::{Link, PeerName, PeerSession, Sender, Worker, WorkerKey, WorkerSession};
+use sender::Changes;
+pub use sender::{
+    Done, Link, PeerName, PeerSession, Sender, Subject, Worker, WorkerKey, WorkerSession,
+};
 pub use totals::Totals;
 
 /// Senders that a service takes.
@@ -41,6 +45,12 @@ pub struct SenderKey {
     pub role: String,
     /// As in `Hello`.
     pub name: String,
+}
+
+impl fmt::Display for SenderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role, self.name)
+    }
 }
 
 /// A sender that was let in. It is no longer of use when another instance has taken its place.
@@ -81,6 +91,7 @@ pub enum Outcome {
 pub struct State {
     senders: BTreeMap<SenderKey, Sender>,
     changed: BTreeSet<(SenderKey, Key)>,
+    work: Vec<(SenderKey, Done)>,
 }
 
 impl State {
@@ -95,6 +106,7 @@ impl State {
             let sender = state.senders.entry(key).or_insert_with(|| Sender::new(now));
             sender.restore(place, document);
         }
+        state.senders.values_mut().for_each(Sender::restored);
         state
     }
 
@@ -137,9 +149,9 @@ impl State {
             .senders
             .entry(key.clone())
             .or_insert_with(|| Sender::new(now));
-        let mut changed = Vec::new();
-        let last_sequence = sender.begin(now, hello, &mut changed);
-        self.note(&key, changed);
+        let mut changes = Changes::default();
+        let last_sequence = sender.begin(now, hello, &mut changes);
+        self.note(&key, changes);
         Ok(Session {
             instance_id: hello.instance_id.clone(),
             key,
@@ -152,9 +164,9 @@ impl State {
         let Some(sender) = Self::present(&mut self.senders, session) else {
             return Outcome::Replaced;
         };
-        let mut changed = Vec::new();
-        let outcome = sender.event(now, event, &mut changed);
-        self.note(&session.key, changed);
+        let mut changes = Changes::default();
+        let outcome = sender.event(now, event, &mut changes);
+        self.note(&session.key, changes);
         outcome
     }
 
@@ -171,7 +183,7 @@ impl State {
     pub fn disconnected(&mut self, now: Now, session: &Session) {
         if let Some(sender) = Self::present(&mut self.senders, session) {
             sender.disconnected(now);
-            self.note(&session.key, vec![Key::Sender]);
+            self.changed.insert((session.key.clone(), Key::Sender));
         }
     }
 
@@ -200,6 +212,18 @@ impl State {
             .collect()
     }
 
+    /// Work that was told since this was asked last.
+    pub fn take_work(&mut self) -> Vec<(SenderKey, Done)> {
+        std::mem::take(&mut self.work)
+    }
+
+    /// Nobody listened until now: who is connected may have said something.
+    pub fn excuse_silence(&mut self, now: Now) {
+        for sender in self.senders.values_mut() {
+            sender.excuse(now);
+        }
+    }
+
     fn present<'a>(
         senders: &'a mut BTreeMap<SenderKey, Sender>,
         session: &Session,
@@ -209,10 +233,17 @@ impl State {
             .filter(|sender| !sender.is_another(&session.instance_id))
     }
 
-    fn note(&mut self, sender: &SenderKey, keys: Vec<Key>) {
-        self.changed
-            .extend(keys.into_iter().map(|key| (sender.clone(), key)));
+    fn note(&mut self, sender: &SenderKey, changes: Changes) {
+        let keys = changes.keys.into_iter();
+        self.changed.extend(keys.map(|key| (sender.clone(), key)));
+        let work = changes.work.into_iter();
+        self.work.extend(work.map(|done| (sender.clone(), done)));
     }
+}
+
+/// How often a sender says something at least, as it is taken.
+pub(crate) fn heartbeat(hello: &Hello) -> Duration {
+    Duration::from_millis(hello.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT)
 }
 
 /// Who it is, if that can be.

@@ -66,6 +66,8 @@ pub enum RefusalCode {
     NotServed,
     /// Something in the `Hello` cannot be.
     BadHello,
+    /// What came is no frame or no message.
+    BadFrame,
     /// The service cannot store anything now.
     Unavailable,
     /// A code that is newer than this crate.

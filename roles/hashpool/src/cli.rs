@@ -31,6 +31,10 @@ pub(crate) enum Command {
     Translator(RoleArgs),
     /// Run the SV1 CPU miner, a tool for trying things out and for tests
     Miner(RoleArgs),
+    /// Run the stats service of a pool: what happens there, kept and shown
+    PoolStats(RoleArgs),
+    /// Run the stats service of a translator: its miners and upstreams, kept and shown
+    ProxyStats(RoleArgs),
     /// Run chain, pool, translator and miner in one process, with development keys
     Up(UpArgs),
     /// Print what a pool's ledger holds: work by account and worker, or blocks

@@ -40,6 +40,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::TemplateProvider(args) => run_role::<role::TemplateProvider>(&args, &cli.log),
         Command::Translator(args) => run_role::<role::Translator>(&args, &cli.log),
         Command::Miner(args) => run_role::<role::Miner>(&args, &cli.log),
+        Command::PoolStats(args) => run_role::<role::PoolStats>(&args, &cli.log),
+        Command::ProxyStats(args) => run_role::<role::ProxyStats>(&args, &cli.log),
         Command::Up(args) => {
             // What happens is printed for people; the log is for what is wrong.
             logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;

@@ -13,7 +13,14 @@ use crate::cli::RoleArgs;
 use crate::failure::Failure;
 
 /// All roles, as the subcommands and the environment name them.
-pub(crate) const NAMES: [&str; 4] = ["pool", "template-provider", "translator", "miner"];
+pub(crate) const NAMES: [&str; 6] = [
+    "pool",
+    "template-provider",
+    "translator",
+    "miner",
+    "pool-stats",
+    "proxy-stats",
+];
 
 /// What this binary needs to know of a role.
 pub(crate) trait Role {
@@ -57,6 +64,8 @@ role!(Pool, pool, "pool");
 role!(TemplateProvider, template_provider, "template-provider");
 role!(Translator, translator, "translator");
 role!(Miner, miner, "miner");
+role!(PoolStats, pool_stats, "pool-stats");
+role!(ProxyStats, proxy_stats, "proxy-stats");
 
 /// Loads and validates the configuration.
 pub(crate) fn load<R: Role>(args: &RoleArgs) -> Result<R::Config, Failure> {

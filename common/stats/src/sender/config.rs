@@ -1,13 +1,12 @@
 //! What an operator can say about the sender.
 
-use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::Token;
 
 /// The longest name and token.
 const MAX_TEXT: usize = 128;
@@ -112,42 +111,12 @@ impl Config {
         let (Some(path), None) = (&self.token_file, &self.token) else {
             return Ok(self.token.clone());
         };
-        let unusable =
-            |problem: String| wrong("stats.token_file", format!("{}: {problem}", path.display()));
-        let text = fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
-        match text.trim() {
-            "" => Err(unusable("is empty".to_owned())),
-            token => Ok(Some(Token(token.to_owned()))),
-        }
+        let token = Token::read(path).map_err(|problem| wrong("stats.token_file", problem))?;
+        Ok(Some(token))
     }
 
     pub(super) fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
-    }
-}
-
-/// A secret, which is not printed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Token(String);
-
-impl Token {
-    /// The secret itself.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for Token {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(hidden)")
     }
 }
 
@@ -157,6 +126,8 @@ pub(super) fn wrong(key: &'static str, problem: String) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn at(address: &str) -> Result<Option<(String, u16)>, Error> {

@@ -11,7 +11,7 @@ use stats_events::{
 
 use super::document::{Document, Key};
 use super::totals::{Totals, renew};
-use super::{LONGEST_HEARTBEAT, MISSED_HEARTBEATS, Now, Outcome, SHORTEST_HEARTBEAT};
+use super::{LONGEST_HEARTBEAT, MISSED_HEARTBEATS, Now, Outcome, heartbeat};
 
 /// Peers, workers and worker sessions of one sender that are kept apart. Beyond, a worker is booked as [`WorkerKey::other`]
 /// and a peer that is not known yet is not shown; the sender's own sums hold all of them.
@@ -33,7 +33,9 @@ pub struct PeerName {
 }
 
 impl PeerName {
-    fn of(peer: &Peer) -> Self {
+    /// The name of a peer.
+    #[must_use]
+    pub fn of(peer: &Peer) -> Self {
         let host = peer
             .address
             .rsplit_once(':')
@@ -101,6 +103,9 @@ pub struct PeerSession {
     pub peer: Peer,
     /// How it does.
     pub state: PeerState,
+    /// When its counters were told last, by the service's clock; nothing if they were not.
+    #[serde(skip)]
+    pub(super) told_ms: Option<u64>,
 }
 
 /// A worker's session that has not ended.
@@ -112,6 +117,8 @@ pub struct WorkerSession {
     pub difficulty: Option<f64>,
     /// Its latest.
     pub counters: Counters,
+    /// When they were told last, by the service's clock; nothing if they were not.
+    pub(super) told_ms: Option<u64>,
 }
 
 /// A worker with all its sessions.
@@ -170,6 +177,8 @@ pub struct Sender {
     connected: bool,
     heard_at: Option<Instant>,
     heartbeat: Duration,
+    /// When its own counters were told last, by the service's clock.
+    told_ms: Option<u64>,
 }
 
 impl Sender {
@@ -187,6 +196,7 @@ impl Sender {
             connected: false,
             heard_at: None,
             heartbeat: LONGEST_HEARTBEAT,
+            told_ms: None,
         }
     }
 
@@ -240,6 +250,13 @@ impl Sender {
         self.instance.last_seen_ms = now.unix_ms;
     }
 
+    /// It could not be heard, because nobody listened.
+    pub(super) fn excuse(&mut self, now: Now) {
+        if self.connected {
+            self.heard_at = Some(now.instant);
+        }
+    }
+
     pub(super) fn disconnected(&mut self, now: Now) {
         // What was said before it went was said while it was there.
         self.instance.last_seen_ms = self.instance.last_seen_ms.min(now.unix_ms);
@@ -247,43 +264,42 @@ impl Sender {
     }
 
     /// An instance introduces itself. Gives the last of its events that is known.
-    pub(super) fn begin(&mut self, now: Now, hello: &Hello, changed: &mut Vec<Key>) -> u64 {
+    pub(super) fn begin(&mut self, now: Now, hello: &Hello, changes: &mut Changes) -> u64 {
         if self.is_another(&hello.instance_id) {
-            self.end_instance(changed);
+            self.end_instance(changes);
             self.instance.instance_id.clone_from(&hello.instance_id);
         }
         self.instance.started_at_ms = hello.started_at_ms;
         self.instance.software.clone_from(&hello.software);
         self.instance.network.clone_from(&hello.network);
-        self.heartbeat =
-            Duration::from_millis(hello.heartbeat_ms).clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT);
+        self.heartbeat = heartbeat(hello);
         self.connected = true;
         self.heard(now);
-        changed.push(Key::Sender);
+        changes.keys.push(Key::Sender);
         self.instance.last_sequence
     }
 
     /// Takes an event of the present instance.
-    pub(super) fn event(&mut self, now: Now, event: &Numbered, changed: &mut Vec<Key>) -> Outcome {
+    pub(super) fn event(&mut self, now: Now, event: &Numbered, changes: &mut Changes) -> Outcome {
         self.heard(now);
         if event.sequence <= self.instance.last_sequence {
             return Outcome::Repeated;
         }
         self.instance.last_sequence = event.sequence;
-        changed.push(Key::Sender);
+        changes.keys.push(Key::Sender);
         if event.event.check().is_err() {
             self.skipped += 1;
             return Outcome::Skipped;
         }
         match &event.event {
-            Event::Service(service) => self.service(service),
-            Event::PeerConnected(peer) => self.peer_connected(peer, changed),
-            Event::Peer(state) => self.peer(state, changed),
-            Event::PeerDisconnected(end) => self.peer_disconnected(end, changed),
-            Event::Worker(state) => self.worker(state, changed),
-            Event::Upstream(upstream) => self.upstream(upstream, changed),
+            Event::Service(service) => self.service(now, event.at_ms, service, changes),
+            Event::PeerConnected(peer) => self.peer_connected(peer, changes),
+            Event::Peer(state) => self.peer(now, event.at_ms, state, changes),
+            Event::PeerDisconnected(end) => self.peer_disconnected(now, end, changes),
+            Event::Worker(state) => self.worker(now, event.at_ms, state, changes),
+            Event::Upstream(upstream) => self.upstream(upstream, changes),
             Event::Template(template) => self.instance.template = Some(template.clone()),
-            Event::Block(block) => self.block(block, changed),
+            Event::Block(block) => self.block(block, changes),
             Event::Unknown => return Outcome::Skipped,
         }
         Outcome::Applied
@@ -314,6 +330,7 @@ impl Sender {
                     since_ms,
                     difficulty,
                     counters,
+                    told_ms: None,
                 };
                 self.workers_of
                     .entry(peer)
@@ -333,6 +350,19 @@ impl Sender {
             }
             // Written by nobody; to go on without it is all that can be done.
             _ => self.skipped += 1,
+        }
+    }
+
+    /// All documents are there: what is told next was done since this sender was last heard.
+    pub(super) fn restored(&mut self) {
+        let told_ms = Some(self.instance.last_seen_ms);
+        self.told_ms = told_ms;
+        for session in self.peers.values_mut() {
+            session.told_ms = told_ms;
+        }
+        let workers = self.workers.values_mut();
+        for session in workers.flat_map(|worker| worker.sessions.values_mut()) {
+            session.told_ms = told_ms;
         }
     }
 
@@ -364,43 +394,53 @@ impl Sender {
     }
 
     /// Nothing more can come from the instance that was.
-    fn end_instance(&mut self, changed: &mut Vec<Key>) {
+    fn end_instance(&mut self, changes: &mut Changes) {
         if !self.instance.instance_id.is_empty() {
             let service = std::mem::take(&mut self.instance.service);
             self.instance.before.add_session(&service.counters);
         }
         self.instance.last_sequence = 0;
+        self.told_ms = None;
         for (peer, session) in std::mem::take(&mut self.peers) {
-            changed.push(Key::Peer(peer));
-            self.fold_peer(&session, changed);
+            changes.keys.push(Key::Peer(peer));
+            self.fold_peer(&session, changes);
         }
         self.workers_of.clear();
         for (key, worker) in &mut self.workers {
-            end_sessions(key, worker, |_| true, changed);
+            end_sessions(key, worker, |_| true, changes);
         }
-        changed.extend(self.upstreams.keys().cloned().map(Key::Upstream));
+        changes
+            .keys
+            .extend(self.upstreams.keys().cloned().map(Key::Upstream));
         self.upstreams.clear();
     }
 
-    fn service(&mut self, service: &ServiceState) {
+    fn service(&mut self, now: Now, at_ms: u64, service: &ServiceState, changes: &mut Changes) {
         let mut counters = std::mem::take(&mut self.instance.service.counters);
-        renew(&mut counters, &service.counters);
+        let hashes = renew(&mut counters, &service.counters);
+        let from_ms = told(&mut self.told_ms, now, at_ms, self.instance.started_at_ms);
+        changes.work(Subject::Sender, from_ms, hashes);
         self.instance.service = ServiceState {
             counters,
             ..service.clone()
         };
     }
 
-    fn peer_connected(&mut self, peer: &Peer, changed: &mut Vec<Key>) {
-        if let Some(session) = self.known_peer(peer.peer, changed) {
+    fn peer_connected(&mut self, peer: &Peer, changes: &mut Changes) {
+        if let Some(session) = self.known_peer(peer.peer, changes) {
             session.peer = peer.clone();
         }
     }
 
-    fn peer(&mut self, state: &PeerState, changed: &mut Vec<Key>) {
-        if let Some(session) = self.known_peer(state.peer, changed) {
+    fn peer(&mut self, now: Now, at_ms: u64, state: &PeerState, changes: &mut Changes) {
+        if let Some(session) = self.known_peer(state.peer, changes) {
             let mut counters = std::mem::take(&mut session.state.counters);
-            renew(&mut counters, &state.counters);
+            let hashes = renew(&mut counters, &state.counters);
+            let connected_at_ms = session.peer.connected_at_ms;
+            let from_ms = told(&mut session.told_ms, now, at_ms, connected_at_ms);
+            if hashes > 0 {
+                changes.work(Subject::Peer(PeerName::of(&session.peer)), from_ms, hashes);
+            }
             session.state = PeerState {
                 counters,
                 ..state.clone()
@@ -409,48 +449,51 @@ impl Sender {
     }
 
     /// A peer's session; a new one, where there is room, for a peer that nobody has announced.
-    fn known_peer(&mut self, peer: u64, changed: &mut Vec<Key>) -> Option<&mut PeerSession> {
+    fn known_peer(&mut self, peer: u64, changes: &mut Changes) -> Option<&mut PeerSession> {
         if self.peers.len() >= MOST_OF_A_KIND && !self.peers.contains_key(&peer) {
             self.skipped += 1;
             return None;
         }
-        changed.push(Key::Peer(peer));
+        changes.keys.push(Key::Peer(peer));
         Some(self.peers.entry(peer).or_insert_with(|| PeerSession {
             peer: Peer {
                 peer,
                 ..Peer::default()
             },
-            state: PeerState::default(),
+            ..PeerSession::default()
         }))
     }
 
-    fn peer_disconnected(&mut self, end: &PeerEnd, changed: &mut Vec<Key>) {
+    fn peer_disconnected(&mut self, now: Now, end: &PeerEnd, changes: &mut Changes) {
         if let Some(mut session) = self.peers.remove(&end.peer) {
-            renew(&mut session.state.counters, &end.counters);
-            changed.push(Key::Peer(end.peer));
-            self.fold_peer(&session, changed);
+            let hashes = renew(&mut session.state.counters, &end.counters);
+            let (at_ms, since_ms) = (end.disconnected_at_ms, session.peer.connected_at_ms);
+            let from_ms = told(&mut session.told_ms, now, at_ms, since_ms);
+            changes.work(Subject::Peer(PeerName::of(&session.peer)), from_ms, hashes);
+            changes.keys.push(Key::Peer(end.peer));
+            self.fold_peer(&session, changes);
         }
         for key in self.workers_of.remove(&end.peer).into_iter().flatten() {
             if let Some(worker) = self.workers.get_mut(&key) {
-                end_sessions(&key, worker, |peer| peer == end.peer, changed);
+                end_sessions(&key, worker, |peer| peer == end.peer, changes);
             }
         }
     }
 
-    fn fold_peer(&mut self, session: &PeerSession, changed: &mut Vec<Key>) {
+    fn fold_peer(&mut self, session: &PeerSession, changes: &mut Changes) {
         let mut name = PeerName::of(&session.peer);
         if self.peer_totals.len() >= MOST_OF_A_KIND && !self.peer_totals.contains_key(&name) {
             name.host = "other".into();
             name.device.clear();
         }
-        changed.push(Key::PeerTotals(name.clone()));
+        changes.keys.push(Key::PeerTotals(name.clone()));
         self.peer_totals
             .entry(name)
             .or_default()
             .add_session(&session.state.counters);
     }
 
-    fn worker(&mut self, state: &WorkerState, changed: &mut Vec<Key>) {
+    fn worker(&mut self, now: Now, at_ms: u64, state: &WorkerState, changes: &mut Changes) {
         let mut key = WorkerKey {
             account: state.account.clone(),
             worker: state.worker.clone(),
@@ -470,16 +513,21 @@ impl Sender {
             .get(&place)
             .is_some_and(|known| known.since_ms != state.since_ms)
         {
-            end_sessions(&key, worker, |peer| peer == state.peer, changed);
+            end_sessions(&key, worker, |peer| peer == state.peer, changes);
         }
         let session = worker.sessions.entry(place).or_insert(WorkerSession {
             since_ms: state.since_ms,
             difficulty: None,
             counters: Counters::default(),
+            told_ms: None,
         });
-        renew(&mut session.counters, &state.counters);
+        let hashes = renew(&mut session.counters, &state.counters);
+        let from_ms = told(&mut session.told_ms, now, at_ms, state.since_ms);
+        if hashes > 0 {
+            changes.work(Subject::Worker(key.clone()), from_ms, hashes);
+        }
         session.difficulty = state.difficulty.or(session.difficulty);
-        changed.push(Key::WorkerSession {
+        changes.keys.push(Key::WorkerSession {
             peer: state.peer,
             channel: state.channel,
             worker: key.clone(),
@@ -488,30 +536,82 @@ impl Sender {
             && let Some(session) = worker.sessions.remove(&place)
         {
             worker.ended.add_session(&session.counters);
-            changed.push(Key::WorkerTotals(key));
+            changes.keys.push(Key::WorkerTotals(key));
         }
     }
 
-    fn upstream(&mut self, upstream: &UpstreamState, changed: &mut Vec<Key>) {
+    fn upstream(&mut self, upstream: &UpstreamState, changes: &mut Changes) {
         let room = self.upstreams.len() < MOST_UPSTREAMS;
         if room || self.upstreams.contains_key(&upstream.address) {
-            changed.push(Key::Upstream(upstream.address.clone()));
+            changes.keys.push(Key::Upstream(upstream.address.clone()));
             self.upstreams
                 .insert(upstream.address.clone(), upstream.clone());
         }
     }
 
-    fn block(&mut self, block: &Block, changed: &mut Vec<Key>) {
+    fn block(&mut self, block: &Block, changes: &mut Changes) {
         if self.blocks.len() >= MOST_BLOCKS && !self.blocks.contains_key(&block.hash) {
             let oldest = self.blocks.values().min_by_key(|block| block.found_at_ms);
             if let Some(hash) = oldest.map(|block| block.hash.clone()) {
                 self.blocks.remove(&hash);
-                changed.push(Key::Block(hash));
+                changes.keys.push(Key::Block(hash));
             }
         }
-        changed.push(Key::Block(block.hash.clone()));
+        changes.keys.push(Key::Block(block.hash.clone()));
         self.blocks.insert(block.hash.clone(), block.clone());
     }
+}
+
+/// What an event has changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) keys: Vec<Key>,
+    pub(super) work: Vec<Done>,
+}
+
+impl Changes {
+    fn work(&mut self, subject: Subject, from_ms: u64, hashes: u128) {
+        if hashes > 0 {
+            self.work.push(Done {
+                subject,
+                from_ms,
+                hashes,
+            });
+        }
+    }
+}
+
+/// Whose hashrate is measured.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A sender, by its own sums.
+    Sender,
+    /// All sessions of a peer's name.
+    Peer(PeerName),
+    /// All sessions of a worker.
+    Worker(WorkerKey),
+}
+
+/// Work that was not known before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Whose.
+    pub subject: Subject,
+    /// It was done since then, by the service's clock.
+    pub from_ms: u64,
+    /// How much.
+    pub hashes: u128,
+}
+
+/// Since when a session's new work was done, by the service's clock: since it told last or, the first time, since it began.
+/// Its beginning is known by the sender's clock, of which only the time since then is taken.
+fn told(last_ms: &mut Option<u64>, now: Now, at_ms: u64, since_ms: u64) -> u64 {
+    last_ms.replace(now.unix_ms).unwrap_or_else(|| {
+        // A peer that nobody has announced began nobody knows when.
+        let since_ms = if since_ms == 0 { at_ms } else { since_ms };
+        now.unix_ms.saturating_sub(at_ms.saturating_sub(since_ms))
+    })
 }
 
 /// Folds the sessions with these peers into the worker's totals.
@@ -519,7 +619,7 @@ fn end_sessions(
     key: &WorkerKey,
     worker: &mut Worker,
     ends: impl Fn(u64) -> bool,
-    changed: &mut Vec<Key>,
+    changes: &mut Changes,
 ) {
     let Worker { ended, sessions } = worker;
     let before = ended.sessions;
@@ -528,7 +628,7 @@ fn end_sessions(
             return true;
         }
         ended.add_session(&session.counters);
-        changed.push(Key::WorkerSession {
+        changes.keys.push(Key::WorkerSession {
             peer: *peer,
             channel: *channel,
             worker: key.clone(),
@@ -536,6 +636,6 @@ fn end_sessions(
         false
     });
     if ended.sessions > before {
-        changed.push(Key::WorkerTotals(key.clone()));
+        changes.keys.push(Key::WorkerTotals(key.clone()));
     }
 }

@@ -34,8 +34,9 @@ impl Totals {
     }
 }
 
-/// Takes newer counters of the same session. They never go down, whatever the sender says.
-pub(super) fn renew(known: &mut Counters, newer: &Counters) {
+/// Takes newer counters of the same session, and gives the work that is new. They never go down, whatever the sender says.
+pub(super) fn renew(known: &mut Counters, newer: &Counters) -> u128 {
+    let work = newer.work.0.saturating_sub(known.work.0);
     known.submitted = known.submitted.max(newer.submitted);
     known.accepted = known.accepted.max(newer.accepted);
     known.work = known.work.max(newer.work);
@@ -49,6 +50,7 @@ pub(super) fn renew(known: &mut Counters, newer: &Counters) {
             *place = (*place).max(*count);
         }
     }
+    work
 }
 
 fn add(sum: &mut Counters, other: &Counters) {

@@ -1,0 +1,4 @@
+DROP TABLE samples;
+DROP TABLE series;
+DROP TABLE documents;
+DROP TABLE starts;

@@ -1,0 +1,435 @@
+//! What a stats service promises, through real sockets and on both databases.
+#![cfg(feature = "service")]
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use stats::{
+    board::Of,
+    receiver::{Error, Expected, Receiver},
+    series::{Period, Window},
+    state::{Link, PeerName, WorkerKey},
+};
+use stats_events::{Event, FromSender, PeerEnd, RefusalCode};
+use support::{
+    Client, Database, Service, config, counters, hello, key, on_both, peer, peer_connected,
+    service, worker,
+};
+use tokio::io::AsyncWriteExt;
+
+on_both! {
+    async fn what_is_acknowledged_survives_a_crash(database) {
+        let one = Service::start(&database).await;
+        let (mut client, last) = Client::connect(one.address, &hello("a", "1")).await;
+        assert_eq!(last, 0);
+        client.tell(1, peer_connected(7)).await;
+        client.tell(2, service(10)).await;
+        client.tell(3, peer(7, 10)).await;
+        client.tell(4, worker(7, "rig", 10)).await;
+        client.acked(4).await;
+        one.kill().await;
+
+        let two = Service::start(&database).await;
+        assert_eq!(two.link("a"), Some(Link::Down));
+        assert_eq!(two.accepted("a"), 10);
+        let rig = WorkerKey { account: "alice".into(), worker: "rig".into() };
+        let shown = two.sender("a", |sender, _| sender.workers[&rig].totals().counters);
+        assert_eq!(shown, Some(counters(10)));
+        // The sender goes on where it was, and its counters are not counted twice.
+        let (mut client, last) = Client::connect(two.address, &hello("a", "1")).await;
+        assert_eq!(last, 4);
+        client.tell(5, service(12)).await;
+        client.tell(6, worker(7, "rig", 12)).await;
+        client.acked(6).await;
+        assert_eq!(two.accepted("a"), 12);
+        let shown = two.sender("a", |sender, _| sender.workers[&rig].totals().counters);
+        assert_eq!(shown, Some(counters(12)));
+        two.stop().await;
+    }
+
+    async fn what_is_told_twice_or_late_changes_nothing(database) {
+        let one = Service::start(&database).await;
+        let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        client.tell(5, service(10)).await;
+        client.tell(5, service(11)).await;
+        client.tell(4, service(12)).await;
+        client.tell(6, service(9)).await;
+        client.acked(6).await;
+        assert_eq!(one.accepted("a"), 10);
+        one.stop().await;
+    }
+
+    async fn totals_go_on_over_restarts_of_the_sender_and_the_session_begins_anew(database) {
+        let one = Service::start(&database).await;
+        let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        client.tell(1, service(10)).await;
+        client.acked(1).await;
+        drop(client);
+        one.until_link("a", Link::Down).await;
+        let (mut client, last) = Client::connect(one.address, &hello("a", "2")).await;
+        assert_eq!(last, 0);
+        client.tell(1, service(3)).await;
+        client.acked(1).await;
+        assert_eq!(one.accepted("a"), 13);
+        let session = one.sender("a", |sender, _| sender.instance.service.counters.accepted);
+        assert_eq!(session, Some(3));
+        one.stop().await;
+    }
+
+    async fn a_link_that_is_cut_in_a_frame_costs_nothing_that_was_acknowledged(database) {
+        let one = Service::start(&database).await;
+        let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        client.tell(1, service(10)).await;
+        client.acked(1).await;
+        client.stream.write_all(&[0, 0, 1, 0, 0x82]).await.unwrap();
+        client.stream.shutdown().await.unwrap();
+        one.until_link("a", Link::Down).await;
+        let (mut client, last) = Client::connect(one.address, &hello("a", "1")).await;
+        assert_eq!(last, 1);
+        client.tell(2, service(11)).await;
+        client.acked(2).await;
+        assert_eq!(one.accepted("a"), 11);
+        one.stop().await;
+    }
+
+    async fn a_sender_that_comes_again_before_its_old_connection_ends_is_up(database) {
+        let one = Service::start(&database).await;
+        let (mut old, _) = Client::connect(one.address, &hello("a", "1")).await;
+        let (mut new, _) = Client::connect(one.address, &hello("a", "1")).await;
+        assert_eq!(old.hear().await, None);
+        drop(old);
+        new.tell(1, service(1)).await;
+        new.acked(1).await;
+        assert_eq!(one.link("a"), Some(Link::Up));
+        one.stop().await;
+    }
+
+    async fn a_database_that_is_away_holds_senders_up_and_costs_nothing(database) {
+        let mut config = config(&database);
+        config.queue = 1;
+        let one = Service::run(config).await;
+        let mut beats = hello("a", "1");
+        beats.heartbeat_ms = 100;
+        let (mut client, _) = Client::connect(one.address, &beats).await;
+        client.tell(1, service(1)).await;
+        client.acked(1).await;
+        assert_eq!(one.get("/readyz").await.0, 200);
+        let lock = database.lock().await;
+        let mut told = 1;
+        while one.get("/readyz").await.0 != 503 {
+            told += 1;
+            client.tell(told, service(told)).await;
+        }
+        // Nobody reads it for more than three heartbeats, and it is there all the same.
+        for _ in 0..100 {
+            told += 1;
+            client.tell(told, service(told)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(one.link("a"), Some(Link::Up));
+        assert_eq!(Client::refused(one.address, &hello("b", "1")).await, RefusalCode::Unavailable);
+        drop(lock);
+        client.acked(told).await;
+        assert_eq!(one.accepted("a"), told);
+        while one.get("/readyz").await.0 != 200 {}
+        one.stop().await;
+    }
+
+    async fn a_second_service_on_one_database_ends_the_first(database) {
+        let one = Service::start(&database).await;
+        let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        let two = Service::start(&database).await;
+        client.tell(1, service(1)).await;
+        assert!(matches!(one.ended().await, Err(Error::TakenOver)));
+        // What the first one did not acknowledge is told to the second.
+        let (mut client, last) = Client::connect(two.address, &hello("a", "1")).await;
+        assert_eq!(last, 0);
+        client.tell(1, service(1)).await;
+        client.acked(1).await;
+        two.stop().await;
+    }
+
+    async fn a_store_of_a_newer_version_is_refused(database) {
+        Service::start(&database).await.stop().await;
+        database.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('20990101000000')").await;
+        let error = Receiver::bind(config(&database)).await.err().unwrap().to_string();
+        assert!(error.contains("20990101000000"), "{error}");
+    }
+
+    async fn samples_and_names_of_any_kind_are_stored_and_found_again(database) {
+        let one = Service::start(&database).await;
+        let odd = "o'b\"r\u{0}ién\\ <script>\u{1f980}";
+        let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        client.tell(1, peer_connected(7)).await;
+        client.tell(2, worker(7, odd, 1_000_000)).await;
+        client.acked(2).await;
+        let rig = WorkerKey { account: "alice".into(), worker: odd.into() };
+        let work = f64::from(1_000_000) * 4_294_967_296.0;
+        let sum = |one: &Service| one.view.read(|board, _| {
+            let samples = board.recent(&key("a"), Of::Worker(&rig), Period::TenMinutes);
+            samples.iter().map(|sample| sample.hashes).sum::<f64>()
+        });
+        assert!((sum(&one) / work - 1.0).abs() < 1e-9, "{}", sum(&one));
+        one.stop().await;
+
+        let two = Service::start(&database).await;
+        assert!((sum(&two) / work - 1.0).abs() < 1e-9, "{}", sum(&two));
+        let number = two.view.read(|board, _| board.series_number(&key("a"), Of::Worker(&rig))).unwrap();
+        let stored = two.view.history().samples(&[number], Period::Minute, 0, u64::MAX).await.unwrap();
+        let stored: f64 = stored.iter().map(|sample| sample.hashes).sum();
+        assert!((stored / work - 1.0).abs() < 1e-9, "{stored}");
+        let hashrate = two.view.read(|board, now| board.hashrate(now, &key("a"), Of::Worker(&rig), Window::Hour));
+        assert!(hashrate.is_some_and(|hashrate| hashrate > 0.0), "{hashrate:?}");
+        two.stop().await;
+    }
+
+    async fn a_peer_that_reconnects_goes_on(database) {
+        let one = Service::start(&database).await;
+        let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        client.tell(1, peer_connected(1)).await;
+        client.tell(2, peer(1, 5)).await;
+        let end = PeerEnd { peer: 1, disconnected_at_ms: 1_700_000_200_000, counters: counters(6), ..PeerEnd::default() };
+        client.tell(3, Event::PeerDisconnected(end)).await;
+        client.tell(4, peer_connected(2)).await;
+        client.tell(5, peer(2, 4)).await;
+        client.acked(5).await;
+        let name = PeerName { protocol: "sv1".into(), host: "192.0.2.1".into(), device: "rig/1".into() };
+        let totals = one.sender("a", |sender, _| sender.peer_totals(&name)).unwrap();
+        assert_eq!((totals.counters.accepted, totals.sessions), (10, 2));
+        one.stop().await;
+    }
+}
+
+async fn on_sqlite() -> (Database, Service) {
+    let database = Database::sqlite().unwrap();
+    let service = Service::start(&database).await;
+    (database, service)
+}
+
+#[tokio::test]
+async fn a_silent_sender_is_stale_and_then_down_and_was_seen_last() {
+    let (_database, one) = on_sqlite().await;
+    let mut beats = hello("a", "1");
+    beats.heartbeat_ms = 100;
+    let (mut client, _) = Client::connect(one.address, &beats).await;
+    assert_eq!(one.link("a"), Some(Link::Up));
+    one.until_link("a", Link::Stale).await;
+    client.say(&FromSender::Heartbeat { at_ms: 1 }).await;
+    one.until_link("a", Link::Up).await;
+    let heard = one.view.now().unix_ms;
+    one.until_link("a", Link::Down).await;
+    let seen = one
+        .sender("a", |sender, _| sender.instance.last_seen_ms)
+        .unwrap();
+    assert!(seen > 0 && seen <= heard, "{seen} {heard}");
+    assert_eq!(client.hear().await, None);
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_senders_with_one_name_the_second_is_refused() {
+    let (_database, one) = on_sqlite().await;
+    let (mut first, _) = Client::connect(one.address, &hello("a", "1")).await;
+    let code = Client::refused(one.address, &hello("a", "2")).await;
+    assert_eq!(code, RefusalCode::NameInUse);
+    first.tell(1, service(1)).await;
+    first.acked(1).await;
+    Client::connect(one.address, &hello("b", "2")).await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_not_be_served_is_told_why() {
+    let database = Database::sqlite().unwrap();
+    let mut config = config(&database);
+    config.token = Some("open sesame".into());
+    config.network = Some("regtest".into());
+    let one = Service::run(config).await;
+    let mut with = hello("a", "1");
+    let mut codes = Vec::new();
+    for token in [None, Some("open sesam"), Some("Open sesame"), Some("")] {
+        with.token = token.map(str::to_owned);
+        codes.push(Client::refused(one.address, &with).await);
+    }
+    assert_eq!(codes, [RefusalCode::WrongToken; 4]);
+    with.token = Some("open sesame".into());
+    let refused = |change: fn(&mut stats_events::Hello)| {
+        let mut other = with.clone();
+        change(&mut other);
+        async move { Client::refused(one.address, &other).await }
+    };
+    assert_eq!(
+        refused(|h| h.role = "mint".into()).await,
+        RefusalCode::NotServed
+    );
+    assert_eq!(
+        refused(|h| h.network = Some("mainnet".into())).await,
+        RefusalCode::NotServed
+    );
+    assert_eq!(refused(|h| h.version = 9).await, RefusalCode::VersionTooNew);
+    assert_eq!(
+        refused(|h| h.name = String::new()).await,
+        RefusalCode::BadHello
+    );
+    Client::connect(one.address, &with).await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_frame_ends_its_connection_with_the_reason_and_no_other() {
+    let (_database, one) = on_sqlite().await;
+    let (mut good, _) = Client::connect(one.address, &hello("good", "1")).await;
+    let bad: [(&[u8], RefusalCode); 6] = [
+        (&[0, 0, 0, 0], RefusalCode::BadFrame),
+        (&[0, 0x10, 0, 1], RefusalCode::BadFrame),
+        (&[0xff; 8], RefusalCode::BadFrame),
+        (&[0, 0, 0, 1, 0xc1], RefusalCode::BadFrame),
+        (
+            &[0, 0, 0, 5, 0xdf, 0xff, 0xff, 0xff, 0xff],
+            RefusalCode::BadFrame,
+        ),
+        (b"GET / HTTP/1.1\r\n\r\n", RefusalCode::BadFrame),
+    ];
+    for (bytes, code) in bad {
+        // Before the hello and after it.
+        let mut client = Client::dial(one.address).await;
+        client.stream.write_all(bytes).await.unwrap();
+        assert_eq!(client.refusal().await, code, "{bytes:?}");
+        let (mut client, _) = Client::connect(one.address, &hello("bad", "1")).await;
+        client.stream.write_all(bytes).await.unwrap();
+        assert_eq!(client.refusal().await, code, "{bytes:?}");
+    }
+    let mut client = Client::dial(one.address).await;
+    client.tell(1, service(1)).await;
+    assert_eq!(client.refusal().await, RefusalCode::BadHello);
+    let mut client = Client::dial(one.address).await;
+    client.stream.write_all(&[0, 0x0f, 0, 0]).await.unwrap();
+    client.stream.write_all(&[0x81; 20_000]).await.unwrap();
+    assert_eq!(client.refusal().await, RefusalCode::BadHello);
+    let (mut client, _) = Client::connect(one.address, &hello("bad", "1")).await;
+    client.say(&FromSender::Hello(hello("bad", "1"))).await;
+    assert_eq!(client.refusal().await, RefusalCode::BadHello);
+    good.tell(1, service(1)).await;
+    good.acked(1).await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_only_half_is_hung_up_on() {
+    let database = Database::sqlite().unwrap();
+    let mut config = config(&database);
+    config.hello_timeout_seconds = 1;
+    config.limits.connections_per_address = 500;
+    let one = Service::run(config).await;
+    let mut silent = Vec::new();
+    for number in 0..400 {
+        let mut client = Client::dial(one.address).await;
+        if number % 2 == 0 {
+            client.stream.write_all(&[0, 0]).await.unwrap();
+        }
+        silent.push(client);
+    }
+    let (mut good, _) = Client::connect(one.address, &hello("good", "1")).await;
+    good.tell(1, service(1)).await;
+    good.acked(1).await;
+    for client in &mut silent {
+        assert_eq!(client.hear().await, None);
+    }
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_expected_and_never_came_is_down() {
+    let database = Database::sqlite().unwrap();
+    let mut config = config(&database);
+    config.expected = vec![Expected {
+        role: "pool".into(),
+        name: "main".into(),
+    }];
+    let one = Service::run(config).await;
+    assert_eq!(one.link("main"), Some(Link::Down));
+    let (_, status) = one.get("/status").await;
+    assert!(status.contains("\"main\""), "{status}");
+    let (_, metrics) = one.get("/metrics").await;
+    assert!(
+        metrics.contains("hashpool_test_stats_senders{link=\"down\"} 1"),
+        "{metrics}"
+    );
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_an_error_that_names_it() {
+    let database = Database::sqlite().unwrap();
+    let path = database.url().replace("sqlite:", "");
+    std::fs::write(
+        &path,
+        "this is no database, and was never one; ".repeat(200),
+    )
+    .unwrap();
+    let error = Receiver::bind(config(&database))
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("stats.sqlite"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stalls_and_costs_nothing() {
+    let (database, one) = on_sqlite().await;
+    let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+    client.tell(1, service(1)).await;
+    client.acked(1).await;
+    // What a full disk says, without filling one.
+    database
+        .execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON documents \
+             BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+        )
+        .await;
+    client.tell(2, service(2)).await;
+    loop {
+        let (status, body) = one.get("/readyz").await;
+        if status == 503 {
+            assert!(body.contains("disk is full"), "{body}");
+            break;
+        }
+    }
+    database.execute("DROP TRIGGER full").await;
+    client.acked(2).await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn where_others_can_connect_there_is_a_token() {
+    let database = Database::sqlite().unwrap();
+    let mut config = config(&database);
+    config.listen_address = "0.0.0.0:0".parse().unwrap();
+    let error = Receiver::bind(config).await.err().unwrap().to_string();
+    assert!(error.starts_with("token: "), "{error}");
+}
+
+#[tokio::test]
+async fn senders_come_over_tls_where_it_is_configured() {
+    let database = Database::sqlite().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&certificate, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let mut config = config(&database);
+    config.tls.certificate_file = Some(certificate.clone());
+    config.tls.key_file = Some(key);
+    let one = Service::run(config).await;
+    let mut plain = Client::dial(one.address).await;
+    plain.say(&FromSender::Hello(hello("a", "1"))).await;
+    // It may be told so in TLS's own words.
+    let mut bytes = Vec::new();
+    use tokio::io::AsyncReadExt;
+    let _ = plain.stream.read_to_end(&mut bytes).await;
+    assert_eq!(one.link("a"), None);
+    one.stop().await;
+}
