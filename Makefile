@@ -34,7 +34,7 @@ interop: ## SRI's pool and translator with ours; builds them where they are not 
 	@tools/setup build
 	@tools/interop $(TESTS)
 
-fuzz: ## each fuzz target for a minute, TIME=seconds; TARGETS=lines or session
+fuzz: ## each fuzz target for a minute, TIME=seconds; TARGETS=lines, session or frames
 	@tools/setup build
 	@tools/setup fuzz
 	@TIME='$(or $(TIME),60)' tools/fuzz $(TARGETS)

@@ -41,7 +41,8 @@ impl Period {
     }
 
     /// The time whose samples are held in memory.
-    pub(crate) const fn held_ms(self) -> u64 {
+    #[must_use]
+    pub const fn held_ms(self) -> u64 {
         self.held() as u64 * self.ms()
     }
 

@@ -62,14 +62,21 @@ fn every_example_file_is_a_configuration_that_would_run() {
     checked.sort();
     assert_eq!(
         checked,
-        ["miner", "pool", "template-provider", "translator"]
+        [
+            "miner",
+            "pool",
+            "pool-stats",
+            "proxy-stats",
+            "template-provider",
+            "translator"
+        ]
     );
 }
 
 /// Whoever copies an example sees in it every key there is.
 #[test]
 fn every_key_of_a_default_configuration_is_documented_in_its_example() {
-    for role in ["miner", "pool", "translator"] {
+    for role in ["miner", "pool", "translator", "pool-stats", "proxy-stats"] {
         let (code, stdout, stderr) = outcome(&mut hashpool(&[
             role,
             "--config",

@@ -9,8 +9,10 @@
     reason = "a panic is what it says something with"
 )]
 
+mod frames;
 mod lines;
 mod session;
 
+pub use frames::frames;
 pub use lines::lines;
 pub use session::session;
