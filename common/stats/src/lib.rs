@@ -18,6 +18,7 @@ pub mod state;
 #[cfg(feature = "service")]
 mod store;
 mod token;
+#[cfg(feature = "receiver")]
 pub mod web;
 
 use std::time::Instant;

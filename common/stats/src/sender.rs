@@ -37,6 +37,9 @@ pub use happened::Happened;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest text in an event, in bytes.
+const MAX_TEXT: usize = 512;
+
 /// What the service has to acknowledge the last counts in when the role stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -57,6 +60,16 @@ pub trait Source: Send + Sync + 'static {
     fn network(&self) -> Option<String> {
         None
     }
+}
+
+/// A text that is no longer than a service takes; what is too much of it is cut off.
+#[must_use]
+pub fn clip(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rfind(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
 }
 
 /// Why a sender cannot be started; the operator's to mend.

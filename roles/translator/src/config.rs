@@ -98,6 +98,8 @@ pub struct Config {
     pub proxy_protocol: ProxyProtocol,
     /// SV1 over TLS, on a port of its own under the same limits.
     pub tls: TlsConfig,
+    /// Which stats service is told what happens.
+    pub stats: stats::sender::Config,
 }
 
 impl Default for Config {
@@ -144,6 +146,7 @@ impl Default for Config {
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
             tls: TlsConfig::default(),
+            stats: stats::sender::Config::default(),
         }
     }
 }
@@ -238,6 +241,7 @@ impl Config {
             return wrong("user_agents", problem);
         }
         self.tls.validate()?;
+        self.stats.validate()?;
         self.limits.validate()?;
         Ok(self.proxy_protocol.validate()?)
     }

@@ -11,6 +11,7 @@ mod miner;
 mod outage;
 pub mod session;
 mod status;
+mod telling;
 mod tls;
 mod upstream;
 mod user_agents;
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 use miner::{Driver, End, Socket};
 use session::{Now, Session, Settings};
 use status::Status;
+use telling::Telling;
 use tls::Door;
 use upstream::{Published, Roster};
 
@@ -63,6 +65,9 @@ pub enum Error {
     /// The port for HTTP.
     #[error("http_address: {0}")]
     Http(#[source] service::listener::Error),
+    /// What is to be told to a stats service, or how.
+    #[error(transparent)]
+    Stats(#[from] stats::sender::Error),
     /// Two metrics of one name; the programmer's to mend.
     #[error("metrics: {0}")]
     Metrics(#[from] service::http::prometheus::Error),
@@ -108,7 +113,12 @@ impl Translator {
         }
         let upstream = Published::new(config.connections());
         let roster = Arc::new(Mutex::new(config.roster()));
-        let status = Status::new(Arc::clone(&roster), listener.counters(), tls.clone());
+        let status = Status::new(
+            Arc::clone(&roster),
+            listener.counters(),
+            tls.clone(),
+            config.stats.is_on(),
+        );
         let endpoints = metrics::endpoints(&status.handle())?;
         let http = http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?;
         Ok(Self {
@@ -167,6 +177,9 @@ impl Translator {
             // Tells how it ends, too.
             supervisors.spawn(http.run(upstream_shutdown.clone()));
         }
+        // Told to stop when all else has, so that it tells the last counts.
+        let stats_stop = CancellationToken::new();
+        let telling = self.start_telling(&stats_stop)?;
         supervisors.spawn(self.reloader().run(upstream_shutdown.clone())?);
         let miners = TaskTracker::new();
         let common = Arc::new(self.common());
@@ -191,6 +204,10 @@ impl Translator {
         miners.wait().await;
         upstream_shutdown.cancel();
         while supervisors.join_next().await.is_some() {}
+        stats_stop.cancel();
+        if let Some(telling) = telling {
+            telling.ended().await;
+        }
         Ok(())
     }
 
@@ -236,6 +253,27 @@ impl Translator {
         supervisors
     }
 
+    /// Starts to tell a stats service what happens, if one is configured.
+    fn start_telling(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<Option<stats::sender::Running>, Error> {
+        let tls = self.tls_addr().map(|address| ("sv1-tls", address));
+        let all = [("sv1", self.local_addr())].into_iter().chain(tls);
+        let source = Arc::new(Telling {
+            status: Arc::clone(&self.status),
+            endpoints: all
+                .map(|(protocol, address)| telling::endpoint(protocol, address))
+                .collect(),
+        });
+        Ok(stats::sender::start(
+            &self.config.stats,
+            "translator",
+            source,
+            stop.clone(),
+        )?)
+    }
+
     fn common(&self) -> Common {
         Common {
             settings: Arc::new(self.config.settings()),
@@ -244,6 +282,10 @@ impl Translator {
             lines_per_second: self.config.lines_per_second,
             linger: Duration::from_secs(self.config.linger_seconds),
             reconnect: self.config.reconnect_on_shutdown,
+            ports: [
+                self.local_addr().port(),
+                self.tls_addr().map_or(0, |address| address.port()),
+            ],
             status: Arc::clone(&self.status),
         }
     }
@@ -275,7 +317,9 @@ impl Translator {
                 permit,
             } = accepted;
             tracing::debug!(%peer, "miner connected");
-            let entry = common.status.arrive(peer);
+            let entry = common
+                .status
+                .arrive(peer, common.ports[usize::from(entrance > 0)]);
             let pace = Pace::new(common.lines_per_second, now.instant);
             let session = Session::new(now, extranonce1, Arc::clone(&common.settings));
             let mut driver = Driver::new(session, Arc::clone(&entry), links);
@@ -315,6 +359,8 @@ struct Common {
     linger: Duration,
     /// Whether miners are asked to come again at the end.
     reconnect: bool,
+    /// By the listener's sockets.
+    ports: [u16; 2],
     status: Arc<Status>,
 }
 

@@ -276,6 +276,8 @@ pub struct Session {
     last_line: Instant,
     malformed_lines: u32,
     subscribed: bool,
+    /// What the miner calls itself, until that is taken for the status.
+    user_agent: Option<Box<str>>,
     /// Names that authorised; the first is the channel's.
     workers: Vec<Worker>,
     /// Bits that the miner asked for with `mining.configure`; not yet narrowed by what a job allows.
@@ -305,6 +307,7 @@ impl Session {
             last_line: now.instant,
             malformed_lines: 0,
             subscribed: false,
+            user_agent: None,
             workers: Vec::new(),
             negotiated_mask: None,
             wishes: Wishes::default(),
@@ -375,6 +378,11 @@ impl Session {
     /// How many `mining.notify` it was sent.
     pub fn notifications(&self) -> u64 {
         self.notifications
+    }
+
+    /// What the miner calls itself, if it has said so since the last call.
+    pub fn take_user_agent(&mut self) -> Option<Box<str>> {
+        self.user_agent.take()
     }
 
     /// The name that the miner mines under, once it is known.

@@ -11,8 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 use service::http::Histogram;
+use stats::sender::Happened;
+use stats_events::Event;
 
 use crate::session::{Answered, RequestKind, Tally};
+use crate::telling::{GONE, farewell};
 use crate::tls::Door;
 use crate::upstream::{Roster, Standing, UpstreamHealth};
 
@@ -181,6 +184,8 @@ pub(crate) struct Status {
     tls: Option<Arc<Door>>,
     set_up: Arc<SetUp>,
     miners: Mutex<Miners>,
+    /// Miners that have gone, for a stats service; none if nobody is told.
+    gone: Option<Happened>,
 }
 
 #[derive(Debug, Default)]
@@ -194,6 +199,7 @@ struct Miners {
 #[derive(Debug, Clone, Default)]
 struct Departed {
     tally: Tally,
+    last_share_ms: Option<u64>,
     traffic: TrafficTotals,
     disconnected: BTreeMap<&'static str, u64>,
     durations: Durations,
@@ -225,9 +231,11 @@ pub(crate) struct Totals {
 /// One miner's entry.
 #[derive(Debug)]
 pub(crate) struct Miner {
-    id: u64,
+    pub(crate) id: u64,
     address: SocketAddr,
-    connected_at_ms: u64,
+    /// That it came to.
+    pub(crate) port: u16,
+    pub(crate) connected_at_ms: u64,
     connected_at: Instant,
     now: Mutex<MinerNow>,
     set_up: Arc<SetUp>,
@@ -242,6 +250,8 @@ struct SetUp(Mutex<[Latencies; RequestKind::ALL.len() - 1]>);
 #[derive(Debug, Default, Clone)]
 pub(crate) struct MinerNow {
     pub(crate) worker: Option<Box<str>>,
+    pub(crate) user_agent: Option<Box<str>>,
+    pub(crate) last_share_ms: Option<u64>,
     pub(crate) difficulty: Option<f64>,
     pub(crate) hashrate: f64,
     pub(crate) tally: Tally,
@@ -348,10 +358,19 @@ impl Miner {
     /// Called by the miner's own task only.
     pub(crate) fn publish(&self, change: impl FnOnce(&mut MinerNow)) {
         let mut now = lock(&self.now);
+        let accepted = now.tally.accepted;
         change(&mut now);
+        if now.tally.accepted > accepted {
+            now.last_share_ms = Some(unix_ms(SystemTime::now()));
+        }
         if now.first_job_after.is_none() && now.traffic.notifications > 0 {
             now.first_job_after = Some(self.connected_at.elapsed());
         }
+    }
+
+    /// A copy, so that the miner's task is not kept waiting.
+    pub(crate) fn now(&self) -> MinerNow {
+        lock(&self.now).clone()
     }
 
     fn snapshot(&self, now: &MinerNow) -> MinerSnapshot {
@@ -372,6 +391,7 @@ impl Status {
         roster: Arc<Mutex<Roster>>,
         listener: Arc<service::listener::Counters>,
         tls: Option<Arc<Door>>,
+        told: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             roster,
@@ -380,6 +400,7 @@ impl Status {
             tls,
             set_up: Arc::default(),
             miners: Mutex::default(),
+            gone: told.then(|| Happened::new(GONE)),
         })
     }
 
@@ -397,13 +418,14 @@ impl Status {
         self.listening.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn arrive(&self, address: SocketAddr) -> Arc<Miner> {
+    pub(crate) fn arrive(&self, address: SocketAddr, port: u16) -> Arc<Miner> {
         let mut miners = lock(&self.miners);
         miners.last_id += 1;
         let id = miners.last_id;
         let miner = Arc::new(Miner {
             id,
             address,
+            port,
             connected_at_ms: unix_ms(SystemTime::now()),
             connected_at: Instant::now(),
             now: Mutex::default(),
@@ -421,6 +443,7 @@ impl Status {
         let departed = &mut miners.departed;
         let now = lock(&miner.now);
         departed.tally.add(&now.tally);
+        departed.last_share_ms = departed.last_share_ms.max(now.last_share_ms);
         departed.traffic.merge(&now.traffic);
         let duration = miner.connected_at.elapsed();
         departed.durations.0.observe(duration.as_secs_f64());
@@ -428,6 +451,42 @@ impl Status {
             departed.first_jobs.0.observe(after.as_secs_f64());
         }
         *departed.disconnected.entry(reason).or_default() += 1;
+        // Under the lock of the table, so that whoever looks sees the miner either here or gone.
+        if let Some(gone) = &self.gone {
+            let farewell = farewell(miner, &now, unix_ms(SystemTime::now()), reason);
+            if now.tally.submitted > 0 {
+                gone.push(farewell);
+            } else {
+                gone.push_idle(farewell);
+            }
+        }
+    }
+
+    /// The miners that are here, oldest first.
+    pub(crate) fn present(&self) -> Vec<Arc<Miner>> {
+        let mut present: Vec<_> = lock(&self.miners).present.values().cloned().collect();
+        present.sort_unstable_by_key(|miner| miner.id);
+        present
+    }
+
+    /// About so many events of miners that have gone.
+    pub(crate) fn gone(&self, most: usize) -> Vec<Event> {
+        self.gone
+            .as_ref()
+            .map_or_else(Vec::new, |gone| gone.take(most))
+    }
+
+    /// The shares of all miners since the start, and when the last one was accepted.
+    pub(crate) fn sums(&self) -> (Tally, Option<u64>) {
+        let miners = lock(&self.miners);
+        let mut tally = miners.departed.tally.clone();
+        let mut last_share_ms = miners.departed.last_share_ms;
+        for miner in miners.present.values() {
+            let now = lock(&miner.now);
+            tally.add(&now.tally);
+            last_share_ms = last_share_ms.max(now.last_share_ms);
+        }
+        (tally, last_share_ms)
     }
 
     /// Sums over all miners; each that is connected is shown to `each`.

@@ -66,9 +66,15 @@ impl Config {
         Ok(())
     }
 
+    /// Whether there is to be a service.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !matches!(&*self.address, "" | "off")
+    }
+
     /// Where the service is, if there is to be one.
     pub(super) fn host_and_port(&self) -> Result<Option<(String, u16)>, Error> {
-        if matches!(&*self.address, "" | "off") {
+        if !self.is_on() {
             return Ok(None);
         }
         let parts = || {

@@ -244,6 +244,7 @@ impl Driver {
     }
 
     pub(super) fn publish(&mut self) {
+        let user_agent = self.session.take_user_agent();
         let (session, now) = (&self.session, now());
         let traffic = std::mem::take(&mut self.since_published);
         self.status.publish(|status| {
@@ -253,6 +254,9 @@ impl Driver {
             }
             if status.worker.is_none() {
                 status.worker = session.worker().map(Into::into);
+            }
+            if user_agent.is_some() {
+                status.user_agent = user_agent;
             }
             status.difficulty = session.difficulty().map(work::Difficulty::value);
             status.hashrate = session.hashrate(now).value();

@@ -79,7 +79,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             climate,
             settings: Arc::new(settings),
-            status: Status::new(roster, Arc::default(), None),
+            status: Status::new(roster, Arc::default(), None, false),
             upstream: watch::Sender::new(None),
             job_ids: Arc::new(AtomicU64::new(1)),
             links: 0,

@@ -18,6 +18,9 @@ const MAX_USER_NAME: usize = 127;
 /// Names that one connection may authorise.
 const MAX_WORKERS: usize = 64;
 
+/// Of a user agent, in bytes; more of it is not kept.
+const MAX_USER_AGENT: usize = 128;
+
 const VERSION: &str = concat!("hashpool-translator/", env!("CARGO_PKG_VERSION"));
 
 impl Session {
@@ -98,7 +101,11 @@ impl Session {
         out: &mut Output,
     ) {
         self.subscribed = true;
-        let need = user_agent.and_then(|name| self.settings.user_agents.minimum(&name.decode()));
+        let user_agent = user_agent.map(|name| name.decode());
+        let need = user_agent
+            .as_ref()
+            .and_then(|name| self.settings.user_agents.minimum(name));
+        self.user_agent = user_agent.map(|name| shown(&name));
         self.wishes.need(need);
         let (extranonce1, size) = (self.extranonce1, self.settings.extranonce2_size);
         let mut subscription = [0; 2 * EXTRANONCE1_SIZE];
@@ -255,6 +262,16 @@ impl Session {
         }
         self.pass_on_wishes(now, out);
     }
+}
+
+/// A name as far as it is shown.
+fn shown(name: &str) -> Box<str> {
+    let mut size = 0;
+    let short = |letter: &char| {
+        size += letter.len_utf8();
+        size <= MAX_USER_AGENT
+    };
+    name.chars().take_while(short).collect()
 }
 
 /// Answers `true`.

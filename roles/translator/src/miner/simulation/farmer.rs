@@ -46,7 +46,7 @@ impl Farmer {
         upstream: watch::Receiver<Option<Link>>,
     ) -> Self {
         let id = number.to_be_bytes();
-        let entry = status.arrive(([127, 0, 0, 1], 1).into());
+        let entry = status.arrive(([127, 0, 0, 1], 1).into(), 1);
         let session = Session::new(now(), id, Arc::clone(settings));
         let mut driver = Driver::new(session, Arc::clone(&entry), upstream);
         driver.attach();
