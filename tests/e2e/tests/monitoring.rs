@@ -74,15 +74,49 @@ async fn no_rule_looks_for_a_metric_that_nobody_has() {
     assert!(missing.is_empty(), "{missing:?} are not among {there:?}");
 }
 
-/// Names in the rules that are metrics of roles, and not made by other rules.
+#[test]
+fn dashboards_show_only_what_roles_export_or_rules_record() {
+    let rules = fs::read_to_string(folder().join("rules/recording.yml")).unwrap();
+    let recorded: BTreeSet<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- record: "))
+        .collect();
+    for file in DASHBOARDS {
+        let text = fs::read_to_string(folder().join(file)).unwrap();
+        let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        assert!(panels.len() > 5);
+        for target in panels
+            .iter()
+            .flat_map(|panel| panel["targets"].as_array().unwrap())
+        {
+            let expr = target["expr"].as_str().unwrap();
+            let words = words(expr).filter(|word| word.contains(':'));
+            for word in words {
+                assert!(recorded.contains(word), "{word} in {file}");
+            }
+        }
+    }
+}
+
+const DASHBOARDS: [&str; 2] = [
+    "../grafana/dashboards/pool.json",
+    "../grafana/dashboards/translator.json",
+];
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|character: char| {
+        !(character.is_ascii_alphanumeric() || character == '_' || character == ':')
+    })
+}
+
+/// Names in rules and dashboards that are metrics of roles, and not made by rules.
 fn named() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for file in ["rules/recording.yml", "rules/alerts.yml"] {
+    let files = ["rules/recording.yml", "rules/alerts.yml"];
+    for file in files.iter().chain(&DASHBOARDS) {
         let text = fs::read_to_string(folder().join(file)).unwrap();
-        let words = text.split(|character: char| {
-            !(character.is_ascii_alphanumeric() || character == '_' || character == ':')
-        });
-        let metrics = words.filter(|word| {
+        let metrics = words(&text).filter(|word| {
             !word.contains(':') && (word.starts_with("hashpool_") || word.starts_with("stratum_"))
         });
         names.extend(metrics.map(|name| name.trim_end_matches("_bucket").to_owned()));
