@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,9 @@ use crate::Error;
 use crate::identity::Identity;
 use crate::session::{Acknowledge, Settings};
 use crate::tls::TlsConfig;
-use crate::upstream::{LastIdentity, Patience, Plan, Roster, Upstream, Waits};
+use crate::upstream::{
+    BATCH_OF_ANSWERS, Complaints, LastIdentity, Patience, Plan, Record, Roster, Upstream, Waits,
+};
 use crate::user_agents::{UserAgent, UserAgents};
 
 /// The bits that BIP 320 leaves to miners.
@@ -273,14 +275,14 @@ impl Config {
         Identity::parse(&self.user_identity).unwrap_or_default()
     }
 
-    pub(crate) fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self, complaints: Complaints) -> Plan {
         let identity = self.identity();
         Plan {
             upstreams: self.upstreams.clone(),
-            without_extensions: self
+            records: self
                 .upstreams
                 .iter()
-                .map(|_| AtomicBool::new(false))
+                .map(|_| Record::new(self.upstreams.len() > 1))
                 .collect(),
             queue: self.upstream_queue,
             waits: self.waits(),
@@ -289,13 +291,24 @@ impl Config {
                 channel: Duration::from_secs(self.channel_patience_seconds),
                 work: Duration::from_secs(self.work_patience_seconds),
                 answer: Duration::from_secs(self.answer_patience_seconds),
+                batch: self.batch(),
             },
             nominal_hashrate: Hashrate::new(self.nominal_hashrate).unwrap_or(Hashrate::ZERO),
+            complaints,
             last_identity: LastIdentity::new(identity.fixed()),
             aggregate: self.aggregate,
             job_ids: Arc::new(AtomicU64::new(1)),
             link_ids: AtomicU64::new(1),
         }
+    }
+
+    /// A channel whose miner may send no more is owed an answer, however pools gather them.
+    fn batch(&self) -> u64 {
+        if self.aggregate {
+            return BATCH_OF_ANSWERS;
+        }
+        let most = self.max_in_flight_shares.saturating_sub(1);
+        u64::try_from(most).map_or(BATCH_OF_ANSWERS, |most| most.min(BATCH_OF_ANSWERS))
     }
 
     pub(crate) fn roster(&self) -> Roster {

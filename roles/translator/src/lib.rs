@@ -244,8 +244,9 @@ impl Translator {
 
     fn connect_upstreams(&self, shutdown: &CancellationToken) -> JoinSet<()> {
         let mut supervisors = JoinSet::new();
+        let complaints = self.status.complaints();
         supervisors.spawn(upstream::supervise(
-            Arc::new(self.config.plan()),
+            Arc::new(self.config.plan(complaints)),
             Arc::clone(&self.roster),
             self.upstream.clone(),
             shutdown.clone(),

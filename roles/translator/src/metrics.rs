@@ -189,13 +189,21 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
         "Moves of the miners from one pool to another.",
         status.upstream_moves(),
     );
+    families.counters(
+        "hashpool_translator_upstream_complaints_total",
+        "What pools refused, other than shares, or sent in vain.",
+        "reason",
+        status.complaints().by_reason(),
+    );
     // A pool that is configured twice is one here.
     let (mut healthy, mut connections) = (BTreeMap::new(), BTreeMap::new());
     let mut failures = BTreeMap::new();
     for upstream in &upstreams {
         let address = &*upstream.address;
-        let is_healthy = upstream.health == UpstreamHealth::Healthy;
-        *healthy.entry(address).or_insert(false) |= is_healthy;
+        if upstream.health != UpstreamHealth::NeverTried {
+            let is_healthy = upstream.health == UpstreamHealth::Healthy;
+            *healthy.entry(address).or_insert(false) |= is_healthy;
+        }
         *connections.entry(address).or_insert(0) += upstream.connected;
         for (reason, count) in &upstream.failures {
             *failures.entry([address, *reason]).or_default() += count;
@@ -203,7 +211,7 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
     }
     families.gauges(
         "hashpool_translator_upstream_healthy",
-        "Whether the last attempt to reach this pool succeeded.",
+        "Whether this pool did its part when it was last connected to or tried; none that never was.",
         "upstream",
         healthy
             .into_iter()

@@ -17,7 +17,7 @@ use stats_events::Event;
 use crate::session::{Answered, RequestKind, Tally};
 use crate::telling::{GONE, farewell};
 use crate::tls::Door;
-use crate::upstream::{Roster, Standing, UpstreamHealth};
+use crate::upstream::{Complaints, Roster, Standing, UpstreamHealth};
 
 /// A cheap handle to the status of a translator; it outlives the translator.
 #[derive(Debug, Clone)]
@@ -168,6 +168,11 @@ impl StatusHandle {
     /// How often the miners were moved from one pool to another.
     pub(crate) fn upstream_moves(&self) -> u64 {
         lock(&self.0.roster).moves()
+    }
+
+    /// What pools refused or sent in vain.
+    pub(crate) fn complaints(&self) -> Complaints {
+        self.0.complaints()
     }
 
     /// The pools, in their order.
@@ -406,6 +411,11 @@ impl Status {
 
     pub(crate) fn handle(self: &Arc<Self>) -> StatusHandle {
         StatusHandle(Arc::clone(self))
+    }
+
+    /// What pools refused or sent in vain.
+    pub(crate) fn complaints(&self) -> Complaints {
+        lock(&self.roster).complaints().clone()
     }
 
     /// The port was opened or closed.

@@ -3,6 +3,7 @@
 //! Each connection has one task that reads and one that seals and writes. Nothing here waits for a miner: what a miner
 //! has not taken yet is replaced by what is newer, or counted.
 
+mod complaints;
 mod connection;
 mod dial;
 mod encode;
@@ -18,13 +19,14 @@ mod vitals;
 #[cfg(test)]
 mod wire;
 
+pub(crate) use complaints::Complaints;
 pub use dial::Upstream;
 pub(crate) use error::UpstreamError;
 pub(crate) use mailbox::{Letters, Mailbox};
 pub use roster::UpstreamHealth;
 pub(crate) use roster::{Roster, Standing, Waits};
 pub(crate) use supervisor::{Published, supervise};
-pub(crate) use vitals::Patience;
+pub(crate) use vitals::{BATCH_OF_ANSWERS, Patience};
 #[cfg(test)]
 pub(crate) use wire::Wire;
 
@@ -38,7 +40,9 @@ use work::{Hashrate, Target};
 
 use crate::job::Work;
 use crate::session::{ChannelEvent, OpenChannel, RejectReason, Request};
+use dial::Silence;
 use shared::{Joined, Membership, SharedChannel, SharedChannels};
+use vitals::Acceptance;
 
 /// How connections are made; the same for all of them.
 #[derive(Debug)]
@@ -48,8 +52,8 @@ pub(crate) struct Plan {
     pub(crate) queue: usize,
     /// Miners of one account share a channel.
     pub(crate) aggregate: bool,
-    /// By the pool's place in the order: it has hung up on the question for extensions, or left it open.
-    pub(crate) without_extensions: Vec<AtomicBool>,
+    /// By the pool's place in the order.
+    pub(crate) records: Vec<Record>,
     pub(crate) waits: Waits,
     /// For each step of connecting.
     pub(crate) connect_patience: Duration,
@@ -57,14 +61,33 @@ pub(crate) struct Plan {
     /// What a pool is told that is tried.
     pub(crate) nominal_hashrate: Hashrate,
     pub(crate) last_identity: LastIdentity,
+    pub(crate) complaints: Complaints,
     /// Numbers for jobs, process-wide.
     pub(crate) job_ids: Arc<AtomicU64>,
     /// Numbers for connections.
     pub(crate) link_ids: AtomicU64,
 }
 
-/// The name of the channel that was asked for last. Locked when one is, never for a share.
-#[derive(Debug, Clone)]
+/// What all connections to a pool have found out about it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// It has hung up on the question for extensions, or left it open.
+    silence: Silence,
+    acceptance: Arc<Acceptance>,
+}
+
+impl Record {
+    /// Nothing yet.
+    pub(crate) fn new(has_alternative: bool) -> Self {
+        Self {
+            silence: Silence::default(),
+            acceptance: Acceptance::new(has_alternative),
+        }
+    }
+}
+
+/// The name of the channel that was opened last. Locked when one is, never for a share.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LastIdentity(Arc<Mutex<Option<Box<str>>>>);
 
 impl LastIdentity {
@@ -129,7 +152,7 @@ impl Link {
         let Some(channels) = &self.registry.shared else {
             let mailbox = Arc::default();
             let owner = Owner::Miner(Arc::downgrade(&mailbox));
-            let request_id = self.registry.register(now, owner, wanted.max_target);
+            let request_id = self.registry.register(now, owner, wanted);
             return Place {
                 mailbox,
                 request_id: Some(request_id),
@@ -144,7 +167,7 @@ impl Link {
                 let owner = Owner::Shared(channel);
                 Place {
                     mailbox,
-                    request_id: Some(self.registry.register(now, owner, wanted.max_target)),
+                    request_id: Some(self.registry.register(now, owner, wanted)),
                 }
             }
         }
@@ -173,6 +196,8 @@ struct Registry {
     openings: Mutex<Openings>,
     /// If miners share channels.
     shared: Option<SharedChannels>,
+    last_identity: LastIdentity,
+    complaints: Complaints,
     /// Channels to be closed when there is room for that.
     abandoned: Mutex<Vec<u32>>,
     /// Whether missing answers to shares have been named in the log.
@@ -192,6 +217,7 @@ struct Openings {
 #[derive(Debug)]
 struct Opening {
     owner: Owner,
+    user_identity: Box<str>,
     max_target: Target,
 }
 
@@ -284,6 +310,15 @@ impl Owner {
 }
 
 impl Registry {
+    /// For a connection of this plan.
+    fn planned(plan: &Plan) -> Self {
+        Self {
+            last_identity: plan.last_identity.clone(),
+            complaints: plan.complaints.clone(),
+            ..Self::new(plan.aggregate)
+        }
+    }
+
     fn new(aggregate: bool) -> Self {
         Self {
             shared: aggregate.then(SharedChannels::default),
@@ -291,11 +326,16 @@ impl Registry {
         }
     }
 
-    fn register(&self, now: Instant, owner: Owner, max_target: Target) -> u32 {
+    fn register(&self, now: Instant, owner: Owner, wanted: &OpenChannel) -> u32 {
         let mut openings = self.lock();
         openings.last_request_id = openings.last_request_id.wrapping_add(1);
         let id = openings.last_request_id;
-        openings.waiting.insert(id, Opening { owner, max_target });
+        let opening = Opening {
+            owner,
+            user_identity: wanted.user_identity.clone(),
+            max_target: wanted.max_target,
+        };
+        openings.waiting.insert(id, opening);
         openings.owing_since.get_or_insert(now);
         id
     }

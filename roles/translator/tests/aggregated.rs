@@ -22,10 +22,11 @@ async fn sharing() -> (Running, PoolHouse, Pool, u32, Vec<Miner>) {
         config.nominal_hashrate = f64::from(NOMINAL);
     })
     .await;
-    // It knows no extensions.
-    let mut asked = house.accept().await;
-    assert_eq!(asked.next().await, Some(Heard::Extensions));
-    drop(asked);
+    // It knows no extensions, and is asked twice.
+    for _ in 0..2 {
+        let mut asked = house.accept().await;
+        assert_eq!(asked.next().await, Some(Heard::Extensions));
+    }
     let mut pool = house.accept().await;
     let mut miners = Vec::new();
     let mut channel = 0;

@@ -156,6 +156,13 @@ async fn miners_go_back_to_an_earlier_pool_that_stays_good() {
     let (_, user) = probe.open_channel_without_work(&[1]).await;
     assert_eq!(user, "account.worker");
     drop(probe);
+    // Nor is one that refuses them.
+    let mut probe = first.accept().await;
+    assert_eq!(
+        probe.refuse_channel().await.as_deref(),
+        Some("account.worker")
+    );
+    assert_eq!(probe.next().await, None);
     let mut probe = first.accept().await;
     probe.open_channel(&[1]).await;
     // While one is looked at, work goes on with the other.
@@ -327,12 +334,14 @@ async fn a_long_outage_is_told_and_then_closes_the_port_until_a_pool_is_back() {
 }
 
 #[tokio::test]
-async fn a_pool_that_hangs_up_on_extensions_is_not_asked_again() {
+async fn a_pool_that_hangs_up_twice_on_extensions_is_not_asked_again() {
     let house = PoolHouse::new().await;
     let translator = Running::start(vec![house.upstream()], |config| config.aggregate = true).await;
-    let mut asked = house.accept().await;
-    assert_eq!(asked.next().await, Some(Heard::Extensions));
-    drop(asked);
+    // Once may have another reason.
+    for _ in 0..2 {
+        let mut asked = house.accept().await;
+        assert_eq!(asked.next().await, Some(Heard::Extensions));
+    }
     for prefix in [1, 2] {
         let mut pool = house.accept().await;
         let mut miner = translator.miner().await;
@@ -414,6 +423,47 @@ async fn a_pool_that_answers_no_request_for_a_channel_is_left() {
     miner.log_in("w").await;
     assert!(matches!(pool.next().await, Some(Heard::Open { .. })));
     is_left_for(&translator, &good, &mut miner, "no-channel").await;
+}
+
+#[tokio::test]
+async fn a_pool_that_refuses_every_channel_is_left() {
+    let (bad, good) = (PoolHouse::new().await, PoolHouse::new().await);
+    let translator = Running::start(vec![bad.upstream(), good.upstream()], |config| {
+        config.channel_patience_seconds = 1;
+        config.upstream_connections = 2;
+        // Long enough to see that nobody is sent back.
+        config.failback_after_seconds = 1;
+    })
+    .await;
+    let mut miners = Vec::new();
+    for _ in 0..6 {
+        let mut miner = translator.miner().await;
+        miner.log_in("w").await;
+        miners.push(miner);
+    }
+    let refusing = tokio::spawn(async move {
+        while let Some(mut pool) = bad.accept_patiently().await {
+            tokio::spawn(async move { while pool.refuse_channel().await.is_some() {} });
+        }
+    });
+    let serving = async {
+        let mut pools = [good.accept().await, good.accept().await];
+        for pool in &mut pools {
+            for _ in 0..3 {
+                pool.open_channel(&[1; 4]).await;
+            }
+        }
+        pools
+    };
+    let _pools = in_time("channels", serving).await;
+    let status = translator
+        .until("a look back", |status| {
+            status.upstreams[0].failures.get("channels-refused") >= Some(&2)
+        })
+        .await;
+    assert!(follows(&status, 1), "{status:?}");
+    assert_eq!(status.upstream_moves, 1, "{status:?}");
+    refusing.abort();
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! One living upstream connection: the task that reads, the task that writes, and their end.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,14 +9,14 @@ use stratum_core::common_messages_sv2::MESSAGE_TYPE_RECONNECT;
 use stratum_core::parsers_sv2::CommonMessages;
 use sv2_connection::{Connection, Frame, FrameBuffer, MalformedMessage, Reader, Writer};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, sleep};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::encode::{encode, push_update};
 use super::router::Router;
 use super::shared::SharedChannels;
-use super::vitals::{Patience, Vitals};
-use super::{LastIdentity, Link, Outgoing, Plan, Registry, UpstreamError};
+use super::vitals::{Acceptance, Patience, Vitals};
+use super::{Link, Outgoing, Plan, Record, Registry, UpstreamError};
 use crate::session::Request;
 
 /// The least time between two reports of what a shared channel's miners do.
@@ -28,8 +29,12 @@ const BATCH: usize = 256;
 /// at the pool serve several. A single share does not wait.
 const GATHER: Duration = Duration::from_millis(1);
 
-/// How long a connection that miners have left waits for the last of them.
+/// How long a connection that miners have left waits for the last of them, at least. It also waits for as long as another
+/// pool may take to show that it is worth the move.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a pool that takes nothing more is heard: it may have answered shares before.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A connection that is set up, before its tasks run.
 pub(super) struct Established {
@@ -39,7 +44,7 @@ pub(super) struct Established {
     outgoing: mpsc::Receiver<Outgoing>,
     link: Link,
     patience: Patience,
-    last_identity: LastIdentity,
+    acceptance: Arc<Acceptance>,
 }
 
 /// How a running connection and whoever runs it hear of each other.
@@ -63,9 +68,14 @@ pub(super) struct Asked {
 }
 
 impl Established {
-    pub(super) fn new(connection: Connection, worker_names: bool, plan: &Plan) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        worker_names: bool,
+        plan: &Plan,
+        record: &Record,
+    ) -> Self {
         let id = plan.link_ids.fetch_add(1, Ordering::Relaxed);
-        let registry = Arc::new(Registry::new(plan.aggregate));
+        let registry = Arc::new(Registry::planned(plan));
         let (sender, outgoing) = mpsc::channel(plan.queue);
         Self {
             reader: connection.reader,
@@ -79,7 +89,7 @@ impl Established {
                 worker_names,
             },
             patience: plan.patience,
-            last_identity: plan.last_identity.clone(),
+            acceptance: Arc::clone(&record.acceptance),
         }
     }
 
@@ -89,7 +99,7 @@ impl Established {
 
     /// Reads and writes until the connection ends, or until nobody holds a link to it any more.
     pub(super) async fn run(self, leash: Leash) -> Result<(), UpstreamError> {
-        let vitals = Arc::new(Vitals::new());
+        let vitals = Arc::new(Vitals::new(self.acceptance));
         let registry = Arc::clone(&self.link.registry);
         let mut reading = Reading {
             reader: self.reader,
@@ -105,20 +115,26 @@ impl Established {
             outgoing: self.outgoing,
             registry: Arc::clone(&registry),
             vitals: Arc::clone(&vitals),
-            last_identity: self.last_identity,
             worker_names: self.link.worker_names,
         };
         drop(self.link);
         let mut writing = tokio::spawn(writing.run());
         let retired = async {
             leash.retire.cancelled().await;
-            sleep(DRAIN_LIMIT).await;
+            sleep(DRAIN_LIMIT.max(self.patience.channel + self.patience.work)).await;
         };
+        let mut reading = pin!(reading.run());
         let end = tokio::select! {
-            end = reading.run() => end,
+            end = &mut reading => end,
             error = until_unwell(&registry, &vitals, &self.patience) => Err(error),
             // A panic in the task is the only other way; it ends this connection alone.
-            end = &mut writing => end.unwrap_or(Err(UpstreamError::Panicked)),
+            end = &mut writing => {
+                let end = end.unwrap_or(Err(UpstreamError::Panicked));
+                if end.is_err() {
+                    let _ = timeout(LAST_WORDS, reading).await;
+                }
+                end
+            }
             () = retired => Ok(()),
             () = leash.shutdown.cancelled() => Ok(()),
         };
@@ -225,7 +241,6 @@ struct Writing {
     outgoing: mpsc::Receiver<Outgoing>,
     registry: Arc<Registry>,
     vitals: Arc<Vitals>,
-    last_identity: LastIdentity,
     worker_names: bool,
 }
 
@@ -274,9 +289,8 @@ impl Writing {
             encode(&outgoing, self.worker_names, frames)?;
             match outgoing.request {
                 Request::Submit(_) => shares += 1,
-                Request::Open(open) => self.last_identity.set(open.user_identity),
                 Request::Close { .. } => self.vitals.channel_closed(),
-                Request::Update { .. } => {}
+                Request::Open(_) | Request::Update { .. } => {}
             }
         }
         self.vitals.forwarded(shares);

@@ -1,6 +1,6 @@
 //! Makes a connection to a pool: TCP, Noise, set-up, extensions.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,10 +10,10 @@ use stratum_core::extensions_sv2::{
 };
 use sv2_connection::{AuthorityPublicKey, Connection, Options};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connection::Established;
-use super::{Plan, UpstreamError};
+use super::{Plan, Record, UpstreamError};
 
 /// A cable that was cut is noticed after about a minute.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -21,11 +21,32 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// How long a pool may think about extensions. Spent once on one that ignores the question.
 const NEGOTIATION_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a pool is not asked again that did not answer: it may be another version by then.
+const SILENCE: Duration = Duration::from_secs(3600);
+
 /// What a pool is asked for where miners share channels.
 const WANTED: [u16; 2] = [
     EXTENSION_TYPE_EXTENSIONS_NEGOTIATION,
     EXTENSION_TYPE_WORKER_HASHRATE_TRACKING,
 ];
+
+/// When a pool last would not say which extensions it speaks. Locked for a connection that is made.
+#[derive(Debug, Default)]
+pub(super) struct Silence(Mutex<Option<Instant>>);
+
+impl Silence {
+    fn lasts(&self) -> bool {
+        self.lock().is_some_and(|since| since.elapsed() < SILENCE)
+    }
+
+    fn begins(&self) {
+        *self.lock() = Some(Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,39 +92,42 @@ impl Upstream {
     }
 }
 
-/// A connection to the pool of this number in the order on which channels can be opened; `place` is where it is now.
+/// A connection to this pool on which channels can be opened; `place` is where it is now.
 pub(super) async fn dial(
-    pool: usize,
+    record: &Record,
     place: &Upstream,
     plan: &Plan,
 ) -> Result<Established, UpstreamError> {
     let mut connection = connect(place, plan).await?;
     // Without shared channels, each miner's name is its channel's.
-    let Some(silent) = plan.without_extensions.get(pool).filter(|_| plan.aggregate) else {
-        return Ok(Established::new(connection, false, plan));
-    };
-    if silent.load(Ordering::Relaxed) {
-        return Ok(Established::new(connection, false, plan));
+    if !plan.aggregate || record.silence.lasts() {
+        return Ok(Established::new(connection, false, plan, record));
     }
     let patience = plan.connect_patience.min(NEGOTIATION_PATIENCE);
-    match sv2_connection::negotiate(&mut connection, &WANTED, patience).await {
-        Ok(spoken) => {
-            let worker_names = spoken.contains(&EXTENSION_TYPE_WORKER_HASHRATE_TRACKING);
-            Ok(Established::new(connection, worker_names, plan))
-        }
-        Err(error @ sv2_connection::Error::ExtensionRequired(_)) => Err(error.into()),
-        Err(error) => {
-            // A pool that cannot be reached now either was cut off, and says nothing about extensions by that.
-            if !matches!(error, sv2_connection::Error::NegotiationTimeout) {
-                connection = connect(place, plan).await?;
+    // Who hangs up once may have been about to restart.
+    let mut may_hang_up = true;
+    loop {
+        let error = match sv2_connection::negotiate(&mut connection, &WANTED, patience).await {
+            Ok(spoken) => {
+                let worker_names = spoken.contains(&EXTENSION_TYPE_WORKER_HASHRATE_TRACKING);
+                return Ok(Established::new(connection, worker_names, plan, record));
             }
-            tracing::info!(
-                upstream = %place.address, %error,
-                "the upstream does not say which extensions it speaks, and is not asked again; the pool cannot tell workers apart"
-            );
-            silent.store(true, Ordering::Relaxed);
-            Ok(Established::new(connection, false, plan))
+            Err(error @ sv2_connection::Error::ExtensionRequired(_)) => return Err(error.into()),
+            Err(error) => error,
+        };
+        if !matches!(error, sv2_connection::Error::NegotiationTimeout) {
+            // A pool that cannot be reached now either was cut off, and says nothing about extensions by that.
+            connection = connect(place, plan).await?;
+            if std::mem::take(&mut may_hang_up) {
+                continue;
+            }
         }
+        tracing::info!(
+            upstream = %place.address, %error,
+            "the upstream does not say which extensions it speaks, and is not asked again for an hour; the pool cannot tell workers apart"
+        );
+        record.silence.begins();
+        return Ok(Established::new(connection, false, plan, record));
     }
 }
 
@@ -159,6 +183,16 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_said_nothing_of_extensions_is_asked_again_after_an_hour() {
+        let silence = Silence::default();
+        assert!(!silence.lasts());
+        silence.begins();
+        assert!(silence.lasts());
+        tokio::time::advance(SILENCE).await;
+        assert!(!silence.lasts());
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub(crate) enum UpstreamError {
         /// Since the first of them was forwarded.
         waited: Duration,
     },
+    /// The upstream's fault, or all miners'.
+    #[error("the upstream has refused every channel for {} seconds", .0.as_secs())]
+    Refusing(Duration),
+    /// What was asked to try it.
+    #[error("the upstream refuses a channel: {0}")]
+    Refused(String),
     /// No connection within the time for it.
     #[error("no connection in time")]
     ConnectTimeout,
@@ -81,6 +87,7 @@ impl UpstreamError {
             Self::Owing(_) => "no-channel",
             Self::NoWork(_) => "no-work",
             Self::NoAnswers { .. } => "no-answers",
+            Self::Refusing(_) | Self::Refused(_) => "channels-refused",
             Self::ConnectTimeout => "connect-timeout",
             Self::Reconnect => "reconnect-loop",
             Self::Panicked => "internal",

@@ -9,7 +9,7 @@ use work::Target;
 
 use super::connection::Leash;
 use super::dial::dial;
-use super::{Link, Outgoing, Place, Plan, Upstream, UpstreamError};
+use super::{Link, Outgoing, Place, Plan, Record, Upstream, UpstreamError};
 use crate::session::{ChannelEvent, OpenChannel, Request};
 
 /// Bytes; as many as any miner needs.
@@ -17,12 +17,12 @@ const EXTRANONCE_SIZE: u16 = 12;
 
 /// Comes back when the pool has been good for so long, or was not.
 pub(super) async fn probe(
-    pool: usize,
+    record: &Record,
     upstream: &Upstream,
     plan: &Plan,
     good_for: Duration,
 ) -> Result<(), UpstreamError> {
-    let established = dial(pool, upstream, plan).await?;
+    let established = dial(record, upstream, plan).await?;
     let good_at = Instant::now() + good_for;
     let (asking, mut asked) = mpsc::channel(1);
     let proving = prove(established.link(), plan);
@@ -45,7 +45,7 @@ pub(super) async fn probe(
     }
 }
 
-/// Opens a channel as the last miner did, and waits for its work. A pool that does not want the name has answered.
+/// Opens a channel as the last miner did, and waits for its work.
 async fn prove(link: Link, plan: &Plan) -> Result<Link, UpstreamError> {
     let Some(user_identity) = plan.last_identity.read() else {
         // Nobody mines yet, so set-up is all that can be tried.
@@ -74,7 +74,8 @@ async fn prove(link: Link, plan: &Plan) -> Result<Link, UpstreamError> {
         mailbox.arrived().await;
         for event in mailbox.take().into_events() {
             match event {
-                ChannelEvent::Work(_) | ChannelEvent::Refused(_) => return Ok(link),
+                ChannelEvent::Work(_) => return Ok(link),
+                ChannelEvent::Refused(code) => return Err(UpstreamError::Refused(code)),
                 ChannelEvent::Closed(_) => return Err(sv2_connection::Error::Closed.into()),
                 _ => {}
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::UpstreamError;
+use super::{Complaints, UpstreamError};
 
 /// A connection that lived this long was a good one: the next attempt does not wait as after failures.
 pub(super) const GOOD_LIFETIME: Duration = Duration::from_secs(30);
@@ -39,6 +39,7 @@ pub(crate) struct Roster {
     followed: Option<usize>,
     moves: u64,
     waits: Waits,
+    complaints: Complaints,
 }
 
 /// How long attempts wait.
@@ -88,7 +89,13 @@ impl Roster {
             followed: None,
             moves: 0,
             waits,
+            complaints: Complaints::default(),
         }
+    }
+
+    /// What connections to any of them complain of.
+    pub(crate) fn complaints(&self) -> &Complaints {
+        &self.complaints
     }
 
     /// All pools in their order.

@@ -17,6 +17,7 @@ use stratum_v1::ExtranonceBytes;
 use sv2_connection::Frame;
 use work::Target;
 
+use super::complaints::{Complaint, Said};
 use super::{Opening, Owner, Registry, UpstreamError};
 use crate::job::{Job, JobParts, Tip, UnusualCoinbase, Work};
 use crate::session::RejectReason;
@@ -32,6 +33,7 @@ const MAX_EXTRANONCE_SIZE: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct Router {
+    said: Said,
     registry: Arc<Registry>,
     job_ids: Arc<AtomicU64>,
     channels: HashMap<u32, Channel>,
@@ -70,7 +72,9 @@ struct Feed {
 
 impl Router {
     pub(super) fn new(registry: Arc<Registry>, job_ids: Arc<AtomicU64>) -> Self {
+        let said = Said::new(registry.complaints.clone());
         Self {
+            said,
             registry,
             job_ids,
             channels: HashMap::new(),
@@ -139,7 +143,11 @@ impl Router {
             Mining::OpenExtendedMiningChannelSuccess(message) => self.opened(&message)?,
             Mining::OpenMiningChannelError(message) => {
                 let code = message.error_code.as_utf8_or_hex();
-                tracing::warn!(%code, "the upstream refused a channel");
+                if self.said.is_new(Complaint::ChannelRefused) {
+                    tracing::warn!(%code, "the upstream refused a channel; others are counted");
+                } else {
+                    tracing::debug!(%code, "the upstream refused a channel");
+                }
                 if let Some(opening) = self.registry.answer(Instant::now(), message.request_id) {
                     opening.owner.refused(&code);
                 }
@@ -151,7 +159,11 @@ impl Router {
             }
             Mining::UpdateChannelError(message) => {
                 let code = message.error_code.as_utf8_or_hex();
-                tracing::warn!(channel = message.channel_id, %code, "the upstream refused a channel's update");
+                if self.said.is_new(Complaint::UpdateRefused) {
+                    tracing::warn!(%code, "the upstream refused a channel's update; others are counted");
+                } else {
+                    tracing::debug!(channel = message.channel_id, %code, "the upstream refused a channel's update");
+                }
             }
             _ => return Err(UpstreamError::Unexpected(message_type)),
         }
@@ -168,7 +180,11 @@ impl Router {
         &mut self,
         message: &OpenExtendedMiningChannelSuccess<'_>,
     ) -> Result<(), UpstreamError> {
-        let Opening { owner, max_target } = self
+        let Opening {
+            owner,
+            user_identity,
+            max_target,
+        } = self
             .registry
             .answer(Instant::now(), message.request_id)
             .ok_or(UpstreamError::Unasked)?;
@@ -183,6 +199,7 @@ impl Router {
             self.unwanted.push(message.channel_id);
             return Ok(());
         };
+        self.registry.last_identity.set(user_identity);
         if !owner.opened(message.channel_id, message.extranonce_size) {
             self.unwanted.push(message.channel_id);
             return Ok(());
@@ -226,10 +243,11 @@ impl Router {
         };
         match self.tip(id) {
             Some(tip) => self.activate(id, parts, Tip { min_ntime, ..tip }),
-            None => tracing::warn!(
+            None if self.said.is_new(Complaint::EarlyJob) => tracing::warn!(
                 channel = id,
-                "a job came before the block that it builds on; it is ignored"
+                "a job came before the block that it builds on; it is ignored, and others are counted"
             ),
+            None => tracing::debug!(channel = id, "a job came before its block"),
         }
     }
 
@@ -293,7 +311,10 @@ impl Router {
         let upstream_id = parts.upstream_id;
         let job = match self.job(parts, tip) {
             Ok(job) => job,
-            Err(error) => return tracing::error!(job = upstream_id, %error, "a job is ignored"),
+            Err(error) if self.said.is_new(Complaint::BadJob) => {
+                return tracing::error!(job = upstream_id, %error, "a job is ignored; others are counted");
+            }
+            Err(error) => return tracing::debug!(job = upstream_id, %error, "a job is ignored"),
         };
         let mut gone = false;
         self.addressed(id, |channel| {

@@ -234,7 +234,7 @@ impl Supervisor {
         };
         let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
         let probing = async move {
-            let probing = probe(pool, &plan.upstreams[pool], &plan, good_for);
+            let probing = probe(&plan.records[pool], &plan.upstreams[pool], &plan, good_for);
             match shutdown.run_until_cancelled(probing).await {
                 Some(result) => Event::Probed { pool, result },
                 None => Event::Stopped,
@@ -287,7 +287,7 @@ impl Supervisor {
         let redirected = attempt.purpose == Purpose::Redirect;
         let (plan, shutdown) = (Arc::clone(&self.plan), self.shutdown.clone());
         let dialling = async move {
-            let dialling = dial(attempt.pool, &attempt.place, &plan);
+            let dialling = dial(&plan.records[attempt.pool], &attempt.place, &plan);
             match shutdown.run_until_cancelled(dialling).await {
                 Some(result) => Event::Dialled(attempt, result.map(Box::new)),
                 None => Event::Stopped,
@@ -479,12 +479,23 @@ impl Supervisor {
         let address = &self.plan.upstreams[pool].address;
         tracing::warn!(upstream = %address, reason = %error, "lost the upstream; miners stay connected");
         self.roster().lost(pool, Instant::now(), lived, error);
+        if matches!(error, UpstreamError::Refusing(_)) {
+            self.leave(pool);
+        }
         if lived < GOOD_LIFETIME {
             return self.slot_failed(slot);
         }
         let slot = &mut self.slots[slot];
         slot.failures = 0;
         slot.retry_at = Instant::now() + self.plan.waits.after(1);
+    }
+
+    /// No connection to this pool is worth to be kept when there is one to another.
+    fn leave(&mut self, pool: usize) {
+        let owned = self.slots.iter_mut().filter_map(|slot| slot.own.as_mut());
+        for own in owned.filter(|own| own.pool == pool) {
+            own.leaving = true;
+        }
     }
 
     fn slot_failed(&mut self, slot: usize) {

@@ -10,7 +10,8 @@ use stratum_core::{
     binary_sv2::{Seq0255, Sv2Option},
     common_messages_sv2::{Reconnect, SetupConnectionSuccess},
     mining_sv2::{
-        NewExtendedMiningJob, OpenExtendedMiningChannelSuccess, SetNewPrevHash, SubmitSharesSuccess,
+        NewExtendedMiningJob, OpenExtendedMiningChannelSuccess, OpenMiningChannelError,
+        SetNewPrevHash, SubmitSharesSuccess,
     },
     parsers_sv2::{CommonMessages, Mining},
 };
@@ -254,6 +255,25 @@ impl Pool {
         self.work(channel_id, 1, 9);
         self.flush().await;
         (channel_id, user)
+    }
+
+    /// Refuses the next request for a channel, and says who asked.
+    pub(crate) async fn refuse_channel(&mut self) -> Option<String> {
+        let Heard::Open {
+            request_id, user, ..
+        } = self.next().await?
+        else {
+            panic!("a channel was expected");
+        };
+        let refusal = OpenMiningChannelError {
+            request_id,
+            error_code: "max-channels".try_into().unwrap(),
+        };
+        self.frames
+            .push(Mining::OpenMiningChannelError(refusal))
+            .unwrap();
+        self.flush().await;
+        Some(user)
     }
 
     /// Asks the translator to come to another address; empty and zero are the same one.

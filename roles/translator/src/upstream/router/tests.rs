@@ -10,10 +10,10 @@ use stratum_core::{
     },
 };
 use sv2_connection::FrameBuffer;
-use work::Difficulty;
+use work::{Difficulty, Hashrate};
 
 use super::*;
-use crate::session::ChannelEvent;
+use crate::session::{ChannelEvent, OpenChannel};
 use crate::upstream::Mailbox;
 
 const GROUP: u32 = 100;
@@ -43,9 +43,9 @@ impl Pool {
     /// A miner with a channel.
     fn open(&mut self, channel_id: u32) -> Arc<Mailbox> {
         let mailbox = Arc::default();
-        let request_id = self
-            .registry
-            .register(Instant::now(), owner(&mailbox), Target::MAX);
+        let request_id =
+            self.registry
+                .register(Instant::now(), owner(&mailbox), &wanted(Target::MAX));
         self.open_with(request_id, channel_id, &[1, 2], 8).unwrap();
         let events: Vec<_> = mailbox.take().into_events().collect();
         assert!(
@@ -116,6 +116,15 @@ impl Pool {
 
 fn owner(mailbox: &Arc<Mailbox>) -> Owner {
     Owner::Miner(Arc::downgrade(mailbox))
+}
+
+fn wanted(max_target: Target) -> OpenChannel {
+    OpenChannel {
+        user_identity: "w".into(),
+        hashrate: Hashrate::ZERO,
+        max_target,
+        min_extranonce_size: 8,
+    }
 }
 
 fn work(mailbox: &Mailbox) -> Option<Work> {
@@ -358,15 +367,15 @@ fn channels_of_miners_that_left_are_closed_and_forgotten() {
     pool.block(GROUP, 5, 9);
     assert!(pool.router.channels.is_empty());
     // Left before the answer came.
-    let request_id = pool
-        .registry
-        .register(Instant::now(), owner(&Arc::default()), Target::MAX);
+    let request_id =
+        pool.registry
+            .register(Instant::now(), owner(&Arc::default()), &wanted(Target::MAX));
     pool.open_with(request_id, 2, &[], 8).unwrap();
     // Leaves in the very moment.
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), owner(&mailbox), Target::MAX);
+        .register(Instant::now(), owner(&mailbox), &wanted(Target::MAX));
     assert!(mailbox.leave().opened().is_none());
     pool.open_with(request_id, 3, &[], 8).unwrap();
     assert_eq!(*pool.router.unwanted(), [2, 3]);
@@ -390,8 +399,8 @@ fn an_upstream_that_answers_nobody_is_noticed() {
     let at = |seconds| start + Duration::from_secs(seconds);
     assert_eq!(registry.owing_for(at(100)), Duration::ZERO);
     let mailbox = Arc::default();
-    let first = registry.register(start, owner(&mailbox), Target::MAX);
-    let second = registry.register(at(20), owner(&mailbox), Target::MAX);
+    let first = registry.register(start, owner(&mailbox), &wanted(Target::MAX));
+    let second = registry.register(at(20), owner(&mailbox), &wanted(Target::MAX));
     assert_eq!(registry.owing_for(at(30)), Duration::from_secs(30));
     assert!(registry.answer(at(40), first).is_some());
     assert_eq!(registry.owing_for(at(50)), Duration::from_secs(10));
@@ -404,9 +413,9 @@ fn a_target_that_cannot_be_ends_the_connection() {
     for max_target in [Target::MAX, hard()] {
         let mut pool = Pool::new();
         let mailbox = Arc::default();
-        let request_id = pool
-            .registry
-            .register(Instant::now(), owner(&mailbox), max_target);
+        let request_id =
+            pool.registry
+                .register(Instant::now(), owner(&mailbox), &wanted(max_target));
         pool.open_with(request_id, 1, &[1], 8).unwrap();
         let opened = mailbox.take().opened().is_some();
         // Easier than what was asked for.
@@ -432,7 +441,7 @@ fn a_miner_that_wants_easier_work_than_it_wanted_at_first_gets_it() {
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), owner(&mailbox), hard());
+        .register(Instant::now(), owner(&mailbox), &wanted(hard()));
     let target = hard().to_le_bytes();
     pool.say(Mining::OpenExtendedMiningChannelSuccess(
         OpenExtendedMiningChannelSuccess {
@@ -485,7 +494,7 @@ fn a_refusal_reaches_the_miner_that_asked() {
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), owner(&mailbox), Target::MAX);
+        .register(Instant::now(), owner(&mailbox), &wanted(Target::MAX));
     let error_code = "unknown-user".try_into().unwrap();
     pool.say(Mining::OpenMiningChannelError(OpenMiningChannelError {
         request_id,
@@ -503,7 +512,7 @@ fn an_extranonce_that_cannot_be_is_refused() {
     let mailbox = Arc::default();
     let request_id = pool
         .registry
-        .register(Instant::now(), owner(&mailbox), Target::MAX);
+        .register(Instant::now(), owner(&mailbox), &wanted(Target::MAX));
     pool.open_with(request_id, 1, &[0; 30], 8).unwrap();
     assert!(matches!(
         mailbox.take().into_events().next(),
