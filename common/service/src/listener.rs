@@ -209,20 +209,24 @@ impl Listener {
     /// Opens the sockets again that were closed, at the same addresses.
     ///
     /// # Errors
-    /// [`Error`], naming the address that cannot be had; those in front of it are open then.
+    /// [`Error`], naming the address that cannot be had; all are closed then, so that nobody is taken whom nobody serves.
     pub fn reopen(&mut self) -> Result<(), Error> {
-        for entrance in &mut self.entrances {
+        let reopened = self.entrances.iter_mut().try_for_each(|entrance| {
             if entrance.inner.is_none() {
                 *entrance = Entrance::open(entrance.local)?;
             }
+            Ok(())
+        });
+        if reopened.is_err() {
+            self.close();
         }
-        Ok(())
+        reopened
     }
 
     /// The next connection that the limits allow, with `TCP_NODELAY` and keep-alive set.
     ///
-    /// It never fails: nobody comes to one that is closed, a lack of file descriptors is waited out, a refused connection is counted and skipped. Dropping the
-    /// future loses no connection.
+    /// It never fails: nobody comes to one that is closed, a lack of file descriptors is waited out, a refused
+    /// connection is counted and skipped. Dropping the future loses no connection.
     pub async fn accept(&mut self) -> Accepted {
         let slot = self.slot().await;
         loop {

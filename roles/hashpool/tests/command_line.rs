@@ -104,6 +104,21 @@ fn keys(table: &toml::Table) -> Vec<String> {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_read_is_found_when_the_configuration_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing.pem");
+    let file = |key| format!("tls.{key}_file={}", missing.display());
+    let (certificate, key) = (file("certificate"), file("key"));
+    let mut arguments = vec!["translator", "--check-config"];
+    for set in ["tls.listen_address=127.0.0.1:0", &certificate, &key] {
+        arguments.extend(["--set", set]);
+    }
+    let (code, stdout, stderr) = outcome(&mut hashpool(&arguments));
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+    assert!(stderr.contains("tls.certificate_file"), "{stderr}");
+}
+
+#[test]
 fn an_unknown_key_in_a_file_names_the_nearest_known_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pool.toml");

@@ -23,6 +23,9 @@ use crate::user_agents::{UserAgent, UserAgents};
 /// The bits that BIP 320 leaves to miners.
 const BIP_320_MASK: u32 = 0x1fff_e000;
 
+/// No pool gets faster by more, and each takes memory here and there.
+const MOST_CONNECTIONS: usize = 1024;
+
 /// As many answers to shares as a miner's mailbox holds.
 const MOST_IN_FLIGHT: usize = 1 << 16;
 
@@ -204,6 +207,10 @@ impl Config {
                 "version_rolling_mask",
                 format!("only bits of {BIP_320_MASK:#010x} may be rolled (BIP 320)"),
             );
+        }
+        if self.upstream_connections > MOST_CONNECTIONS {
+            let problem = format!("at most {MOST_CONNECTIONS}");
+            return wrong("upstream_connections", problem);
         }
         if self.max_in_flight_shares > MOST_IN_FLIGHT {
             return wrong("max_in_flight_shares", format!("at most {MOST_IN_FLIGHT}"));
@@ -400,6 +407,13 @@ mod tests {
                     ..default()
                 },
                 "extranonce2_size",
+            ),
+            (
+                Config {
+                    upstream_connections: MOST_CONNECTIONS + 1,
+                    ..default()
+                },
+                "upstream_connections",
             ),
             (
                 Config {

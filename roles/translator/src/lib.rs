@@ -345,6 +345,7 @@ impl Translator {
             tracing::debug!(%peer, reason = end.name(), "miner disconnected");
             socket.close();
             drop((socket, permit));
+            entry.hung_up();
             driver.linger(end, common.linger).await;
             common.status.depart(&entry, end.name());
         }

@@ -53,7 +53,7 @@ fn stratum(families: &mut Families, totals: &Totals) {
     families.gauge(
         "stratum_active_connections",
         "Miners that are connected.",
-        count(totals.connected),
+        count(totals.active),
     );
     families.counter(
         "stratum_connections_total",

@@ -80,6 +80,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_miner_comes_to_no_port_while_another_is_taken() {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let limits = service::listener::Limits::default();
+        let mut listener = Listener::bind(any, &limits).unwrap().also(any).unwrap();
+        let addresses: Vec<_> = listener.local_addrs().collect();
+        listener.close();
+        let _taken = std::net::TcpListener::bind(addresses[1]).unwrap();
+        let available = watch::Sender::new(true);
+        let early = ends(available.subscribe(), &mut listener);
+        timeout(Duration::from_millis(20), early).await.unwrap_err();
+        std::net::TcpStream::connect(addresses[0]).unwrap_err();
+    }
+
+    #[tokio::test]
     async fn a_port_that_was_taken_meanwhile_is_waited_for() {
         let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let mut listener = Listener::bind(any, &service::listener::Limits::default()).unwrap();

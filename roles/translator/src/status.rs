@@ -30,7 +30,7 @@ pub struct Snapshot {
     pub upstreams: Vec<UpstreamSnapshot>,
     /// How often the miners were moved from one pool to another.
     pub upstream_moves: u64,
-    /// Miners that are connected.
+    /// Miners that are connected, or were and have shares on the way.
     pub connected: usize,
     /// Connections of miners since the start.
     pub connections: u64,
@@ -154,10 +154,7 @@ impl StatusHandle {
     /// Whether a pool can take work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        lock(&self.0.roster)
-            .pools()
-            .iter()
-            .any(|pool| pool.connected > 0)
+        lock(&self.0.roster).is_available()
     }
 
     /// What is shown as metrics, summed over the miners that are here and those that left.
@@ -214,7 +211,10 @@ struct Departed {
 /// Sums over all miners. The names in it are bounded by the code.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
+    /// The last shares of those that left included.
     pub(crate) connected: usize,
+    /// Without them.
+    pub(crate) active: usize,
     pub(crate) connections: u64,
     pub(crate) disconnected: BTreeMap<&'static str, u64>,
     pub(crate) listening: bool,
@@ -262,6 +262,8 @@ pub(crate) struct MinerNow {
     pub(crate) tally: Tally,
     pub(crate) traffic: TrafficTotals,
     first_job_after: Option<Duration>,
+    /// How long its connection has lasted, when only its last shares are waited for.
+    lasted: Option<Duration>,
 }
 
 /// What a miner's task has seen since it told last.
@@ -378,6 +380,11 @@ impl Miner {
         lock(&self.now).clone()
     }
 
+    /// Its connection is gone; answers to its last shares may still come.
+    pub(crate) fn hung_up(&self) {
+        lock(&self.now).lasted = Some(self.connected_at.elapsed());
+    }
+
     fn snapshot(&self, now: &MinerNow) -> MinerSnapshot {
         MinerSnapshot {
             id: self.id,
@@ -455,7 +462,7 @@ impl Status {
         departed.tally.add(&now.tally);
         departed.last_share_ms = departed.last_share_ms.max(now.last_share_ms);
         departed.traffic.merge(&now.traffic);
-        let duration = miner.connected_at.elapsed();
+        let duration = now.lasted.unwrap_or_else(|| miner.connected_at.elapsed());
         departed.durations.0.observe(duration.as_secs_f64());
         if let Some(after) = now.first_job_after {
             departed.first_jobs.0.observe(after.as_secs_f64());
@@ -529,6 +536,10 @@ impl Status {
             }
             if let Some(after) = now.first_job_after {
                 totals.first_jobs.0.observe(after.as_secs_f64());
+            }
+            match now.lasted {
+                Some(lasted) => totals.durations.0.observe(lasted.as_secs_f64()),
+                None => totals.active += 1,
             }
             each(MinerSight { miner, now: &now });
         }

@@ -55,7 +55,7 @@ impl TlsConfig {
                 return Err(Error::Config { key, problem });
             }
         }
-        Ok(())
+        load(self).map(drop)
     }
 
     /// Half of the cores are left for shares, whatever comes to the door.
@@ -82,6 +82,7 @@ impl Door {
     /// Loads the certificate and its key.
     pub(crate) fn open(config: &TlsConfig) -> Result<Arc<Self>, Error> {
         let current = watch::Sender::new(load(config)?);
+        warn_if_exposed(&config.key_file);
         Ok(Arc::new(Self {
             current,
             gate: Gate::new(config.handshakes_at_a_time()),
@@ -95,6 +96,7 @@ impl Door {
         match load(&self.config) {
             Ok(loaded) => {
                 self.current.send_replace(loaded);
+                warn_if_exposed(&self.config.key_file);
                 tracing::info!(%file, "TLS certificate loaded");
                 Ok(())
             }
@@ -154,7 +156,6 @@ fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, Error> {
     let certificates = certificates(&config.certificate_file)?;
     let key = PrivateKeyDer::from_pem_file(&config.key_file)
         .map_err(|error| wrong(KEY, &config.key_file, unreadable(&error, "private key")))?;
-    warn_if_exposed(&config.key_file);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -227,7 +227,8 @@ fn latency(part: &str, method: &str) -> String {
 #[tokio::test]
 async fn what_became_of_each_pool_is_shown() {
     let (first, second) = (PoolHouse::new().await, PoolHouse::new().await);
-    let upstreams = vec![first.upstream(), second.upstream()];
+    let spare = PoolHouse::new().await;
+    let upstreams = vec![first.upstream(), second.upstream(), spare.upstream()];
     let translator = Running::start(upstreams, |config| config.failback_after_seconds = 0).await;
     drop(first.accept().await);
     let _pool = second.accept().await;
@@ -246,6 +247,9 @@ async fn what_became_of_each_pool_is_shown() {
     };
     assert!(close(of("healthy", &first, ""), 0.0));
     assert!(close(of("healthy", &second, ""), 1.0));
+    // Of one that nobody had to try, nothing is known.
+    let unknown = format!("upstream_healthy{{upstream=\"{}", spare.upstream().address);
+    assert!(metrics.keys().all(|name| !name.contains(&unknown)));
     assert!(close(of("connections", &first, ""), 0.0));
     assert!(close(of("connections", &second, ""), 1.0));
     let reason = ",reason=\"closed\"";
@@ -312,4 +316,31 @@ fn sum(values: impl Iterator<Item = f64>) -> f64 {
 
 fn close(left: f64, right: f64) -> bool {
     (left - right).abs() <= 1e-9 * left.abs().max(1.0)
+}
+
+#[tokio::test]
+async fn a_miner_that_left_is_not_active_while_its_last_share_is_on_its_way() {
+    let house = PoolHouse::new().await;
+    let translator =
+        Running::start(vec![house.upstream()], |config| config.linger_seconds = 600).await;
+    let mut pool = house.accept().await;
+    let mut miner = translator.miner().await;
+    miner.log_in("w").await;
+    pool.open_channel(&[1; 4]).await;
+    let job = miner.notify().await.job_id;
+    assert_eq!(miner.submit("w", &job, 1).await["result"], true);
+    pool.share().await;
+    drop(miner);
+    let gone = async {
+        loop {
+            let metrics = scrape(&get(&translator, "/metrics").await.1);
+            if close(metrics["stratum_active_connections"], 0.0) {
+                return metrics;
+            }
+        }
+    };
+    let metrics = in_time("the miner to be gone", gone).await;
+    let ended = metrics["stratum_connection_duration_seconds_count"];
+    assert!(close(ended, 1.0), "{ended}");
+    assert_eq!(translator.status.snapshot().shares.in_flight, 1);
 }

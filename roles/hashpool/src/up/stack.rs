@@ -27,6 +27,7 @@ pub(super) struct Stack {
     pool: SocketAddr,
     pool_status: pool::StatusHandle,
     translator: SocketAddr,
+    translator_tls: Option<SocketAddr>,
     /// Where roles answer over HTTP.
     http: Vec<(&'static str, SocketAddr)>,
     translator_status: translator::StatusHandle,
@@ -88,6 +89,7 @@ impl Stack {
             pool: pool_address,
             pool_status: pool.status(),
             translator: translator_address,
+            translator_tls: translator.tls_addr(),
             http,
             translator_status: translator.status(),
             miner_status: miner.as_ref().map(miner::Miner::status),
@@ -216,6 +218,9 @@ impl Stack {
             ),
             place("translator", self.translator.to_string(), "SV1".into()),
         ];
+        if let Some(tls) = self.translator_tls {
+            rows.push(place("translator", tls.to_string(), "SV1 over TLS".into()));
+        }
         if self.miner_status.is_some() {
             rows.push(place(
                 "miner",

@@ -40,6 +40,7 @@ pub(crate) struct Roster {
     moves: u64,
     waits: Waits,
     complaints: Complaints,
+    available: bool,
 }
 
 /// How long attempts wait.
@@ -90,7 +91,17 @@ impl Roster {
             moves: 0,
             waits,
             complaints: Complaints::default(),
+            available: false,
         }
+    }
+
+    /// Whether miners have a connection to any: one that only waits for its last answers is none.
+    pub(crate) fn is_available(&self) -> bool {
+        self.available
+    }
+
+    pub(super) fn set_available(&mut self, available: bool) {
+        self.available = available;
     }
 
     /// What connections to any of them complain of.

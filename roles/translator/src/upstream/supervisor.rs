@@ -265,10 +265,13 @@ impl Supervisor {
             }
         }
         let available = self.slots.iter().any(|slot| slot.links.borrow().is_some());
-        self.available.send_if_modified(|published| {
+        let changed = self.available.send_if_modified(|published| {
             let before = std::mem::replace(published, available);
             before != available
         });
+        if changed {
+            self.roster().set_available(available);
+        }
         next
     }
 
