@@ -279,3 +279,164 @@ impl Places {
         self.peers.len() + self.workers.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use stats_events::{Counters, Event, ServiceState, Work, WorkerState};
+
+    use super::*;
+
+    const START_MS: u64 = 1_700_000_000_000;
+
+    fn at(seconds: u64) -> Now {
+        thread_local!(static START: Instant = Instant::now());
+        Now {
+            instant: START.with(|start| *start) + Duration::from_secs(seconds),
+            unix_ms: START_MS + seconds * 1000,
+        }
+    }
+
+    fn hello(instance: &str) -> Hello {
+        Hello {
+            version: 1,
+            role: "pool".into(),
+            name: "main".into(),
+            instance_id: instance.into(),
+            started_at_ms: 5_000,
+            software: String::new(),
+            network: None,
+            heartbeat_ms: 5000,
+            token: None,
+        }
+    }
+
+    fn key() -> SenderKey {
+        SenderKey {
+            role: "pool".into(),
+            name: "main".into(),
+        }
+    }
+
+    fn rig() -> WorkerKey {
+        WorkerKey {
+            account: "alice".into(),
+            worker: "rig".into(),
+        }
+    }
+
+    /// What a sender says whose clock is far from the service's: so much work `seconds` after it was started.
+    fn worker(sequence: u64, seconds: u64, hashes: u64) -> Numbered {
+        let counters = Counters {
+            work: Work(hashes.into()),
+            ..Counters::default()
+        };
+        Numbered {
+            sequence,
+            at_ms: 5_000 + seconds * 1000,
+            event: Event::Worker(WorkerState {
+                account: "alice".into(),
+                worker: "rig".into(),
+                since_ms: 5_000,
+                counters,
+                ..WorkerState::default()
+            }),
+        }
+    }
+
+    fn near(board: &Board, now: Now, window: Window, expected: f64) {
+        let rig = rig();
+        let seen = board.hashrate(now, &key(), Of::Worker(&rig), window);
+        let near = seen.is_some_and(|seen| (seen / expected - 1.0).abs() < 0.02);
+        assert!(near, "{window:?}: {seen:?}, not {expected}");
+    }
+
+    #[test]
+    fn the_first_report_is_of_the_time_since_the_worker_began_by_the_senders_clock() {
+        let mut board = Board::default();
+        let session = board.hello(at(0), &hello("1")).unwrap();
+        board.event(at(0), &session, &worker(1, 600, 600_000));
+        near(&board, at(0), Window::TenMinutes, 1000.0);
+    }
+
+    #[test]
+    fn an_hour_without_a_link_is_no_peak() {
+        let mut board = Board::default();
+        let session = board.hello(at(0), &hello("1")).unwrap();
+        board.event(at(0), &session, &worker(1, 600, 600_000));
+        let session = board.hello(at(3600), &hello("1")).unwrap();
+        board.event(at(3600), &session, &worker(2, 4200, 4_200_000));
+        for window in Window::ALL {
+            near(&board, at(3600), window, 1000.0);
+        }
+    }
+
+    #[test]
+    fn a_step_of_the_senders_clock_changes_no_hashrate() {
+        let mut board = Board::default();
+        let session = board.hello(at(0), &hello("1")).unwrap();
+        let mut clocks = [600, 0, 1_000_000, 5].into_iter().cycle();
+        for number in 0..120 {
+            let said = worker(number + 1, clocks.next().unwrap(), 600_000 + number * 5000);
+            board.event(at(number * 5), &session, &said);
+        }
+        near(&board, at(595), Window::Minute, 1000.0);
+        near(&board, at(595), Window::TenMinutes, 1000.0);
+    }
+
+    #[test]
+    fn after_a_restart_of_the_service_the_time_since_it_was_last_told_counts() {
+        let mut board = Board::default();
+        let session = board.hello(at(0), &hello("1")).unwrap();
+        board.event(at(0), &session, &worker(1, 3600, 3_600_000));
+        let changes = board.take_all();
+        let documents = changes.documents.into_iter();
+        let documents =
+            documents.filter_map(|(sender, key, document)| Some((sender, key, document?)));
+        let mut board = Board::restore(at(1800), documents);
+        for stored in changes.series {
+            let samples = changes.samples.iter();
+            let samples = samples.filter(|(number, _)| *number == stored.number);
+            let samples: Vec<_> = samples.map(|(_, sample)| *sample).collect();
+            board.restore_series(at(1800), stored, &samples);
+        }
+        let session = board.hello(at(1800), &hello("1")).unwrap();
+        assert_eq!(session.last_sequence, 1);
+        board.event(at(1800), &session, &worker(2, 5400, 5_400_000));
+        near(&board, at(1800), Window::TenMinutes, 1000.0);
+        near(&board, at(1800), Window::Hour, 1000.0);
+        // The series are the stored ones, so there is none to be stored anew.
+        assert_eq!(board.take_changes(at(1800), 10).series, []);
+    }
+
+    #[test]
+    fn every_series_has_its_turn_and_is_stored_once() {
+        let mut board = Board::default();
+        let session = board.hello(at(0), &hello("1")).unwrap();
+        board.event(at(0), &session, &worker(1, 600, 600_000));
+        let service = Event::Service(ServiceState {
+            counters: Counters {
+                work: Work(600_000),
+                ..Counters::default()
+            },
+            ..ServiceState::default()
+        });
+        let service = Numbered {
+            sequence: 2,
+            at_ms: 605_000,
+            event: service,
+        };
+        board.event(at(0), &session, &service);
+        let mut numbers = Vec::new();
+        for _ in 0..2 {
+            let changes = board.take_changes(at(3600), 1);
+            numbers.extend(changes.series.iter().map(|series| series.number));
+            let mut sampled: Vec<_> = changes.samples.iter().map(|(number, _)| *number).collect();
+            sampled.dedup();
+            assert_eq!(sampled.len(), 1);
+        }
+        assert_eq!(numbers, [0, 1]);
+        assert!(board.take_changes(at(3600), 2).samples.is_empty());
+    }
+}

@@ -29,7 +29,7 @@ on_both! {
         client.tell(3, peer(7, 10)).await;
         client.tell(4, worker(7, "rig", 10)).await;
         client.acked(4).await;
-        one.kill().await;
+        one.kill();
 
         let two = Service::start(&database).await;
         assert_eq!(two.link("a"), Some(Link::Down));
@@ -129,6 +129,8 @@ on_both! {
         }
         tokio::time::sleep(Duration::from_millis(700)).await;
         assert_eq!(one.link("a"), Some(Link::Up));
+        // Nothing is acknowledged that is not stored.
+        assert!(client.has_heard_all());
         assert_eq!(Client::refused(one.address, &hello("b", "1")).await, RefusalCode::Unavailable);
         drop(lock);
         client.acked(told).await;

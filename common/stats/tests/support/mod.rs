@@ -1,6 +1,7 @@
 //! A service of a test's own, on both databases, and a sender that says what a test wants.
 
 use std::{
+    io::ErrorKind,
     marker::PhantomData,
     net::SocketAddr,
     path::Path,
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime::Runtime,
     task::JoinHandle,
     time::timeout,
 };
@@ -143,6 +145,18 @@ pub(crate) struct Service {
     pub(crate) view: View,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Error>>,
+    _threads: Threads,
+}
+
+/// Threads of its own, so that it can end as a process does: at once, with nothing more said or stored.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// With commits that follow each other closely.
@@ -162,14 +176,21 @@ impl Service {
     }
 
     pub(crate) async fn run(config: Config<TestRole>) -> Self {
-        let receiver = Receiver::bind(config).await.unwrap();
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let bound = threads.spawn(Receiver::bind(config)).await;
+        let receiver = bound.unwrap().unwrap();
         let stop = CancellationToken::new();
         Self {
             address: receiver.local_addr(),
             http: receiver.http_addr().unwrap(),
             view: receiver.view(),
-            running: tokio::spawn(receiver.run(stop.clone())),
+            running: threads.spawn(receiver.run(stop.clone())),
             stop,
+            _threads: Threads(Some(threads)),
         }
     }
 
@@ -183,10 +204,9 @@ impl Service {
         timeout(PATIENCE, self.running).await.unwrap().unwrap()
     }
 
-    /// As a crash does: nothing is said or stored any more.
-    pub(crate) async fn kill(self) {
-        self.running.abort();
-        let _ = self.running.await;
+    /// As a crash does.
+    pub(crate) fn kill(self) {
+        drop(self);
     }
 
     /// Looks at a sender's part of the board.
@@ -325,6 +345,13 @@ impl Client {
                 Ok(count) => self.frames.push(&bytes[..count]),
             }
         }
+    }
+
+    /// Nothing has come that was not heard.
+    pub(crate) fn has_heard_all(&self) -> bool {
+        let nothing = self.stream.try_read(&mut [0; 1]);
+        let nothing = nothing.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        nothing && self.frames.held() == 0
     }
 
     /// Waits until everything up to a number is stored.
