@@ -1,16 +1,23 @@
 //! What a stats service promises, through real sockets and on both databases.
-#![cfg(feature = "service")]
+#![cfg(all(feature = "service", feature = "sender"))]
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use stats::{
-    board::Of,
+    board::{Board, Of},
     receiver::{Error, Expected, Receiver},
+    sender::{self, Source},
     series::{Period, Window},
-    state::{Link, PeerName, WorkerKey},
+    state::{Link, PeerName, Sender, WorkerKey},
 };
 use stats_events::{Event, FromSender, PeerEnd, RefusalCode};
 use support::{
@@ -18,6 +25,7 @@ use support::{
     service, worker,
 };
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 on_both! {
     async fn what_is_acknowledged_survives_a_crash(database) {
@@ -414,24 +422,125 @@ async fn where_others_can_connect_there_is_a_token() {
     assert!(error.starts_with("token: "), "{error}");
 }
 
-#[tokio::test]
-async fn senders_come_over_tls_where_it_is_configured() {
+/// A role that accepts shares.
+struct Shares(AtomicU64);
+
+impl Source for Shares {
+    fn present(&self, show: &mut dyn FnMut(Event)) {
+        let accepted = self.0.load(Ordering::Relaxed);
+        show(service(accepted));
+        show(peer_connected(7));
+        show(peer(7, accepted));
+        show(worker(7, "rig", accepted));
+    }
+
+    fn happened(&self, _most: usize) -> Vec<Event> {
+        Vec::new()
+    }
+}
+
+/// Over TLS and with a token, and the service crashes in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_our_sender_shows_is_what_our_service_knows() {
     let database = Database::sqlite().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
     std::fs::write(&certificate, signed.cert.pem()).unwrap();
     std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
     let mut config = config(&database);
     config.tls.certificate_file = Some(certificate.clone());
     config.tls.key_file = Some(key);
-    let one = Service::run(config).await;
-    let mut plain = Client::dial(one.address).await;
-    plain.say(&FromSender::Hello(hello("a", "1"))).await;
-    // It may be told so in TLS's own words.
-    let mut bytes = Vec::new();
-    use tokio::io::AsyncReadExt;
-    let _ = plain.stream.read_to_end(&mut bytes).await;
-    assert_eq!(one.link("a"), None);
+    config.token = Some("open sesame".into());
+    let one = Service::run(config.clone()).await;
+    config.listen_address = one.address;
+
+    let shares = Arc::new(Shares(AtomicU64::new(10)));
+    let stop = CancellationToken::new();
+    let telling = sender::Config {
+        address: one.address.to_string(),
+        name: "a".to_owned(),
+        token: Some("open sesame".into()),
+        tls: true,
+        ca_file: Some(certificate),
+        interval_ms: 100,
+        ..sender::Config::default()
+    };
+    let source = Arc::clone(&shares) as Arc<dyn Source>;
+    let running = sender::start(&telling, "pool", source, stop.clone());
+    let running = running.unwrap().unwrap();
+    let knows = |accepted| {
+        move |board: &Board, _| {
+            let sender = board.state().sender(&support::key("a"));
+            let counters = |sender: &Sender| sender.totals().counters.accepted;
+            sender.map(counters) == Some(accepted)
+        }
+    };
+    one.until("10 shares", knows(10)).await;
+    one.kill();
+    shares.0.store(20, Ordering::Relaxed);
+    let two = Service::run(config).await;
+    two.until("20 shares", knows(20)).await;
+    two.until_link("a", Link::Up).await;
+    // The last ones are told when it stops.
+    shares.0.store(21, Ordering::Relaxed);
+    stop.cancel();
+    running.ended().await;
+    two.until("21 shares", knows(21)).await;
+    two.until_link("a", Link::Down).await;
+    let rig = WorkerKey {
+        account: "alice".into(),
+        worker: "rig".into(),
+    };
+    let told = two.sender("a", |sender, _| sender.workers[&rig].totals());
+    let told = told.unwrap();
+    assert_eq!((told.counters.accepted, told.sessions), (21, 1));
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_deleted_takes_no_more_events() {
+    let (database, one) = on_sqlite().await;
+    let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+    client.tell(1, service(1)).await;
+    client.acked(1).await;
+    let path = database.url().replace("sqlite:", "");
+    std::fs::rename(&path, format!("{path}.old")).unwrap();
+    client.tell(2, service(2)).await;
+    while one.get("/readyz").await.0 != 503 {}
+    assert!(client.has_heard_all());
+    // Put back, it goes on, and nothing is missing.
+    std::fs::rename(format!("{path}.old"), &path).unwrap();
+    client.acked(2).await;
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_becomes_read_only_costs_nothing() {
+    let Some(database) = Database::postgres() else {
+        return;
+    };
+    let one = Service::start(&database).await;
+    let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+    client.tell(1, service(1)).await;
+    client.acked(1).await;
+    // Every session is another from now on, as after a switch to a replica.
+    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE usename = 'tester' AND pid <> pg_backend_pid()";
+    let read_only = "ALTER ROLE tester SET default_transaction_read_only = on";
+    database.execute(&format!("{read_only}; {others}")).await;
+    client.tell(2, service(2)).await;
+    loop {
+        let (status, body) = one.get("/readyz").await;
+        if status == 503 && body.contains("read-only") {
+            break;
+        }
+    }
+    assert!(client.has_heard_all());
+    let again = "ALTER ROLE tester RESET default_transaction_read_only";
+    database
+        .execute(&format!("BEGIN READ WRITE; {again}; COMMIT; {others}"))
+        .await;
+    client.acked(2).await;
     one.stop().await;
 }

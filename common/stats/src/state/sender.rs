@@ -232,6 +232,18 @@ impl Sender {
         totals
     }
 
+    /// The same for each name of a peer.
+    #[must_use]
+    pub fn all_peer_totals(&self) -> HashMap<PeerName, Totals> {
+        let mut all = self.peer_totals.clone();
+        for session in self.peers.values() {
+            all.entry(PeerName::of(&session.peer))
+                .or_default()
+                .add_session(&session.state.counters);
+        }
+        all
+    }
+
     pub(super) fn is_another(&self, instance_id: &str) -> bool {
         self.instance.instance_id != instance_id
     }
