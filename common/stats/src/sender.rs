@@ -171,7 +171,7 @@ impl Sender {
     async fn run(mut self, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let began = Instant::now();
+            let (began, last_chance) = (Instant::now(), stop.is_cancelled());
             let ended = tokio::select! {
                 ended = self.connect_and_tell(&stop) => ended,
                 () = wait_for_farewell(&stop) => return,
@@ -182,6 +182,9 @@ impl Sender {
             };
             self.conversation.disconnected();
             self.log(&fault);
+            if last_chance {
+                return;
+            }
             // It told more than what each connection begins with.
             if began.elapsed() >= self.lasted {
                 pause = FIRST_PAUSE;
@@ -190,7 +193,8 @@ impl Sender {
             pause = (pause * 2).min(LONGEST_PAUSE);
             tokio::select! {
                 () = self.meanwhile(sleep(shortened)) => {}
-                () = stop.cancelled() => return,
+                // The last counts are worth one more attempt.
+                () = stop.cancelled() => {}
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     connection::Shared,
     session::Found,
     status::{BlockEnd, BlockReport},
+    telling,
 };
 
 /// The shortest time between two looks at the chain, and the longest.
@@ -112,34 +113,39 @@ pub(crate) fn submit(
 ) {
     let Found { solved, owner } = found;
     let under_way = UnderWay::new(shared, solved.hash);
-    let (tell, told) = oneshot::channel();
+    let (answer, told) = oneshot::channel();
+    let block = Block {
+        hash: solved.hash,
+        height: solved.solution.template.height(),
+        account: Arc::clone(&owner.account),
+        worker: Arc::clone(&owner.worker),
+        solo: owner.solo,
+        reward_sats: solved.solution.template.coinbase.value_remaining,
+        state: BlockState::Submitted,
+        found_ms: now_ms(),
+        raw: None,
+    };
+    tell(shared, &block, &block.state);
     let delivery = {
         let (shared, solution) = (Arc::clone(shared), solved.solution.clone());
         let (late, identity) = (solved.late, owner.to_string());
+        let block = block.clone();
         async move {
             let height = solution.template.height();
             let hash = under_way.hash;
             let submission = shared.templates.submit(solution).await;
             report(&shared, &submission, hash, height, late, identity, peer);
+            if let Some(state) = state_after(submission.clone()) {
+                tell(&shared, &block, &state);
+            }
             drop(held);
-            let _ = tell.send((submission, under_way));
+            let _ = answer.send((submission, under_way));
         }
     };
     shared.blocks.deliveries.spawn(delivery);
     let Ok(room) = Arc::clone(&shared.blocks.records_room).try_acquire_owned() else {
         error!(hash = %shown(solved.hash), "a block is not recorded: too many wait for the ledger");
         return;
-    };
-    let block = Block {
-        hash: solved.hash,
-        height: solved.solution.template.height(),
-        account: owner.account,
-        worker: owner.worker,
-        solo: owner.solo,
-        reward_sats: solved.solution.template.coinbase.value_remaining,
-        state: BlockState::Submitted,
-        found_ms: now_ms(),
-        raw: None,
     };
     let recording = {
         let shared = Arc::clone(shared);
@@ -361,6 +367,13 @@ impl Follower {
     }
 }
 
+/// Tells a stats service, if there is one.
+fn tell(shared: &Shared, block: &Block, state: &BlockState) {
+    if let Some(peers) = &shared.peers {
+        peers.blocks.push(vec![telling::block(block, state)]);
+    }
+}
+
 /// Writes down and tells what has become of a block.
 async fn record(shared: &Shared, block: &Block, state: BlockState) {
     let hash = shown(block.hash);
@@ -382,6 +395,7 @@ async fn record(shared: &Shared, block: &Block, state: BlockState) {
         }
         _ => {}
     }
+    tell(shared, block, &state);
     shared.ledger.record_state(block.hash, state).await;
 }
 
@@ -390,7 +404,7 @@ fn lock(under_way: &Mutex<HashSet<[u8; 32]>>) -> std::sync::MutexGuard<'_, HashS
 }
 
 /// The hash as it is usually shown.
-fn shown(mut hash: [u8; 32]) -> String {
+pub(crate) fn shown(mut hash: [u8; 32]) -> String {
     hash.reverse();
     hex::encode(hash)
 }

@@ -92,6 +92,7 @@ pub(crate) struct Channel {
     pub slot: usize,
     /// Acknowledged work of less than one difficulty, which the protocol cannot say.
     pub remainder: u128,
+    pub opened_at: Instant,
     max_target: Target,
     /// What the client says of itself.
     nominal: Hashrate,
@@ -165,6 +166,7 @@ impl Channel {
             workers: Workers::new(opening.owner),
             payee: opening.payee,
             extranonce_size: opening.extranonce_size,
+            opened_at: now,
             max_target: opening.max_target,
             nominal: opening.nominal,
             target,

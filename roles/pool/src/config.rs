@@ -84,6 +84,8 @@ pub struct Config {
     pub template: Sources,
     /// When another of several sources takes over.
     pub failover: FailoverConfig,
+    /// Which stats service is told what happens.
+    pub stats: stats::sender::Config,
 }
 
 impl Default for Config {
@@ -117,6 +119,7 @@ impl Default for Config {
             proxy_protocol: ProxyProtocol::default(),
             template: Sources::default(),
             failover: FailoverConfig::default(),
+            stats: stats::sender::Config::default(),
         }
     }
 }
@@ -173,6 +176,7 @@ impl Config {
         self.proxy_protocol.validate()?;
         self.template.validate()?;
         self.failover.validate()?;
+        self.stats.validate()?;
         Ok(())
     }
 
@@ -216,6 +220,7 @@ impl Config {
                 .unwrap_or(usize::MAX),
             setup_timeout: Duration::from_secs(self.setup_timeout_seconds.into()),
             drain: Duration::from_secs(self.drain_seconds.into()),
+            told: self.stats.is_on(),
             allowance: Allowance {
                 no_channel: limit(self.first_channel_timeout_seconds),
                 // Where few shares are asked for, long silences are what the pool wants.

@@ -22,8 +22,9 @@ use tracing::{debug, info};
 use crate::{
     blocks::{self, Blocks},
     board::Work,
+    peers::{Peers, Telling},
     session::{Farewell, Fault, Found, Resources, Session},
-    status::Counters,
+    status::{Counters, reason},
     tiers::{Tier, Tiers},
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub ledger: Ledger,
     pub counters: Arc<Counters>,
     pub blocks: Blocks,
+    /// Where a stats service is told of them.
+    pub peers: Option<Arc<Peers>>,
     /// When the pool began to stop: the same for all connections, whenever they notice.
     pub stopped_at: OnceLock<Instant>,
 }
@@ -118,6 +121,10 @@ pub(crate) async fn serve(
                     resume_at: None,
                     outage: shared.outage.clone(),
                     looks_again: false,
+                    telling: shared
+                        .peers
+                        .as_ref()
+                        .map(|peers| peers.arrive(peer, accepted_at)),
                 };
                 driver.run(&mut connection, &shutdown).await
             }
@@ -172,6 +179,8 @@ struct Driver {
     outage: watch::Receiver<bool>,
     /// The client was silent for too long, unless what it said is there and only was not read yet.
     looks_again: bool,
+    /// For a stats service.
+    telling: Option<Box<Telling>>,
 }
 
 impl Driver {
@@ -214,7 +223,7 @@ impl Driver {
             self.keep_pace(&read);
             self.submit_blocks();
             let turn = turn.and(self.end_turn());
-            self.shared.counters.add(self.session.take_tally());
+            self.count(read.at);
             // What there is to say is said even to a client that is about to be cut off; but one that does not take it keeps
             // nobody from stopping.
             let shared = &self.shared;
@@ -240,7 +249,20 @@ impl Driver {
         self.shared
             .counters
             .channels_closed(self.session.channel_count());
+        if let (Some(telling), Some(peers)) = (&mut self.telling, &self.shared.peers) {
+            let reason = result.as_ref().err().and_then(reason).unwrap_or("left");
+            telling.end(peers, &mut self.session, reason);
+        }
         result
+    }
+
+    /// Adds what a turn brought to the pool's counters and to the connection's own.
+    fn count(&mut self, at: Option<Instant>) {
+        let tally = self.session.take_tally();
+        if let (Some(telling), Some(peers)) = (&mut self.telling, &self.shared.peers) {
+            telling.turn(peers, &mut self.session, &tally, at);
+        }
+        self.shared.counters.add(tally);
     }
 
     /// Whether what the client says can be taken now.

@@ -61,6 +61,9 @@ pub enum Error {
     /// Ours: two metrics have one name.
     #[error("metrics: {0}; this is a fault of the pool, please report it")]
     Metrics(#[from] service::http::prometheus::Error),
+    /// What is to be told to a stats service, or how.
+    #[error(transparent)]
+    Stats(#[from] stats::sender::Error),
     /// The template source cannot be used as configured.
     #[error("template source: {0}")]
     Templates(#[from] templates::Error),

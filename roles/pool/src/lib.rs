@@ -22,21 +22,24 @@ mod mining;
 mod outage;
 mod payee;
 mod payout;
+mod peers;
 mod session;
 mod shares;
 mod status;
 mod submit;
+mod telling;
 mod tiers;
 mod workers;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
 use ledger::Health;
 use service::{http::Server, listener::Listener};
+use stats_events::Endpoint;
 use sv2_connection::{AuthorityPublicKey, Gate};
 use templates::Templates;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
@@ -116,6 +119,7 @@ impl Pool {
             ledger,
             counters,
             blocks: Blocks::default(),
+            peers: config.stats.is_on().then(Arc::default),
             stopped_at: OnceLock::new(),
         };
         Ok(Self {
@@ -153,9 +157,42 @@ impl Pool {
         self.status.clone()
     }
 
+    /// Starts to tell a stats service what happens, if one is configured.
+    fn start_telling(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<Option<stats::sender::Running>, Error> {
+        let Some(peers) = &self.shared.peers else {
+            return Ok(None);
+        };
+        let listens = self.local_addr();
+        let source = telling::Telling {
+            status: self.status(),
+            templates: self.templates(),
+            peers: Arc::clone(peers),
+            listens,
+            endpoints: vec![Endpoint {
+                protocol: "sv2-mining".to_owned(),
+                address: listens.to_string(),
+                authority_public_key: Some(self.authority_public_key().to_string()),
+            }],
+            last_template: Mutex::default(),
+        };
+        let stats = &self.config.stats;
+        Ok(stats::sender::start(
+            stats,
+            "pool",
+            Arc::new(source),
+            stop.clone(),
+        )?)
+    }
+
     /// Serves until `shutdown`; then stops accepting, ends the connections, and at last the ledger and the template
     /// source.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        // Told to stop when all else has, so that it tells the last counts.
+        let stats_stop = CancellationToken::new();
+        let telling = self.start_telling(&stats_stop)?;
         let Self {
             config,
             listener,
@@ -187,6 +224,10 @@ impl Pool {
         let templates = shared.templates.clone();
         let closed = close(shared).await;
         templates.finish().await;
+        stats_stop.cancel();
+        if let Some(telling) = telling {
+            telling.ended().await;
+        }
         info!("pool stopped");
         served.and(closed)
     }

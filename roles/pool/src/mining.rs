@@ -3,6 +3,7 @@
 mod extensions;
 mod opening;
 mod patience;
+mod record;
 mod supply;
 
 use std::{
@@ -31,6 +32,7 @@ use crate::{
     channel::{Channel, Solved},
     limits::Patience,
     payee::SOLO_GROUP_BIT,
+    peers::{Introduction, WorkerRecord},
     session::{Farewell, Fault, Found, Resources, Tally},
     shares::Rejection,
     submit::Submission,
@@ -70,6 +72,12 @@ pub(crate) struct Mining {
     drain: Option<Drain>,
     pub patience: Patience,
     acknowledgements: Acknowledgements,
+    /// Extensions were negotiated.
+    negotiated: bool,
+    /// For a stats service.
+    pub introduction: Option<Box<Introduction>>,
+    /// For a stats service: workers of channels that were closed.
+    pub ended: Vec<WorkerRecord>,
     pub found: Vec<Found>,
     pub tally: Tally,
 }
@@ -97,6 +105,9 @@ impl Mining {
             drain: None,
             patience: Patience::new(now),
             acknowledgements: Acknowledgements::default(),
+            negotiated: false,
+            introduction: None,
+            ended: Vec::new(),
             found: Vec::new(),
             tally: Tally::default(),
         }
@@ -296,13 +307,14 @@ impl Mining {
             ..
         } = submission;
         let job_is_past = self.is_past(share.job_id);
-        let counts = match self.position(channel_id) {
+        let at = self.position(channel_id);
+        let counts = match at {
             None => Err(Rejection::InvalidChannelId),
             Some(at) => {
                 let channel = &mut self.channels[at];
                 let verdict = channel.judge(share, job_is_past, now);
                 if verdict.counts.is_ok() || verdict.solution.is_some() {
-                    self.book(at, &submission, verdict.solution, verdict.counts.ok());
+                    self.book(at, &submission, verdict.solution, verdict.counts.ok(), now);
                 }
                 verdict.counts
             }
@@ -314,6 +326,7 @@ impl Mining {
             }
             Err(rejection) => {
                 self.tally.rejected[rejection as usize] += 1;
+                self.note_rejection(at, &submission, rejection);
                 out.push(Message::SubmitSharesError(SubmitSharesError {
                     channel_id,
                     sequence_number,
@@ -334,7 +347,9 @@ impl Mining {
         submission: &Submission<'_>,
         solution: Option<Solved>,
         work: Option<u128>,
+        now: Instant,
     ) {
+        let told = self.resources.settings.told;
         let channel = &mut self.channels[at];
         let name = if self.shares_name_workers {
             submission.worker()
@@ -351,6 +366,9 @@ impl Mining {
                 .accept(&mut channel.slot, channel_id, number, work);
             self.acknowledgements
                 .book(&mut worker.slot, &worker.owner, work);
+            if told {
+                worker.counts.get_or_insert_default().accept(work, now);
+            }
         }
         if let Some(solved) = solution {
             let owner = worker.owner.clone();
@@ -406,6 +424,7 @@ impl Mining {
             return;
         };
         let channel = self.channels.remove(at);
+        self.note_ended(&channel);
         self.named_workers -= channel.workers.named();
         self.tally.channels_closed += 1;
         if let btree_map::Entry::Occupied(mut group) = self.groups.entry(channel.group_id()) {

@@ -28,6 +28,7 @@ use crate::{
     limits::{Allowance, Places},
     mining::Mining,
     payee::Payees,
+    peers::{Introduction, Record, WorkerRecord},
     shares::Rejection,
 };
 
@@ -199,6 +200,30 @@ impl Session {
         }
     }
 
+    /// What the client said of itself, once, if a stats service is to be told.
+    pub(crate) fn take_introduction(&mut self) -> Option<Box<Introduction>> {
+        match self {
+            Self::Setup(_) => None,
+            Self::Mining(mining) => mining.introduction.take(),
+        }
+    }
+
+    /// How its workers do now.
+    pub(crate) fn record(&self) -> Record {
+        match self {
+            Self::Setup(_) => Record::default(),
+            Self::Mining(mining) => mining.record(),
+        }
+    }
+
+    /// Workers of channels that were closed since the last call.
+    pub(crate) fn take_ended(&mut self) -> Vec<WorkerRecord> {
+        match self {
+            Self::Setup(_) => Vec::new(),
+            Self::Mining(mining) => std::mem::take(&mut mining.ended),
+        }
+    }
+
     /// What its channels are believed to do together.
     pub(crate) fn hashrate(&self) -> Hashrate {
         match self {
@@ -238,6 +263,8 @@ pub(crate) struct Settings {
     /// How long clients have to leave by themselves when the pool stops.
     pub drain: Duration,
     pub allowance: Allowance,
+    /// A stats service is told what happens.
+    pub told: bool,
 }
 
 /// Why a client should leave, though it did nothing wrong.
@@ -342,12 +369,28 @@ impl Setup {
                 flags: 0,
             },
         ))?;
-        Ok(Mining::new(
+        let mut mining = Mining::new(
             Arc::clone(&self.resources),
             self.work.take(),
             request.flags & REQUIRES_STANDARD_JOBS != 0,
             now,
-        ))
+        );
+        if self.resources.settings.told {
+            mining.introduction = Some(Box::new(introduction(&request)));
+        }
+        Ok(mining)
+    }
+}
+
+/// At most 255 bytes a field.
+fn introduction(request: &SetupConnection<'_>) -> Introduction {
+    let text = |text: &[u8]| String::from_utf8_lossy(text).into();
+    Introduction {
+        vendor: text(request.vendor.as_ref()),
+        hardware: text(request.hardware_version.as_ref()),
+        firmware: text(request.firmware.as_ref()),
+        device_id: text(request.device_id.as_ref()),
+        flags: request.flags,
     }
 }
 

@@ -291,7 +291,7 @@ impl Sum {
 }
 
 /// A name for the reason, where the client did not just leave.
-fn reason(fault: &Fault) -> Option<&'static str> {
+pub(crate) fn reason(fault: &Fault) -> Option<&'static str> {
     use sv2_connection::Error;
     Some(match fault {
         Fault::Connection(Error::Closed) => return None,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use stratum_core::extensions_sv2::MAX_USER_IDENTITY_LENGTH;
 
-use crate::acknowledge::Owner;
+use crate::{acknowledge::Owner, peers::Counts};
 
 /// Workers that the shares of one connection may name. Where a connection has had as many, further ones are booked under
 /// [`OTHER`] together, so that a client can neither fill the memory nor lose a share by inventing names.
@@ -33,12 +33,18 @@ struct Others {
 pub(crate) struct Booked {
     pub owner: Owner,
     pub slot: usize,
+    /// For a stats service, where one is told.
+    pub counts: Option<Box<Counts>>,
 }
 
 impl Workers {
     pub(crate) fn new(owner: Owner) -> Self {
         Self {
-            own: Booked { owner, slot: 0 },
+            own: Booked {
+                owner,
+                slot: 0,
+                counts: None,
+            },
             others: None,
         }
     }
@@ -46,6 +52,24 @@ impl Workers {
     /// How many workers were named that have a place of their own.
     pub(crate) fn named(&self) -> usize {
         self.others.as_ref().map_or(0, |others| others.named.len())
+    }
+
+    /// All that there are: the channel's own one first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Booked> {
+        let others = self.others.iter();
+        let others = others.flat_map(|others| others.named.values().chain(&others.unnamed));
+        std::iter::once(&self.own).chain(others)
+    }
+
+    /// Whose fault a refused share is that names this worker: the channel's own one's, if nobody with this name has had a
+    /// share accepted.
+    pub(crate) fn of_refused(&mut self, name: Option<&[u8]>) -> &mut Booked {
+        let name = name.and_then(|name| worker(name, &self.own.owner.account));
+        let named = self.others.as_mut().map(|others| &mut others.named);
+        match (name, named) {
+            (Some(name), Some(named)) => named.get_mut(name).unwrap_or(&mut self.own),
+            _ => &mut self.own,
+        }
     }
 
     /// Whom a share is booked for that names this worker. The channel's own worker where it names none that can be shown;
@@ -64,6 +88,7 @@ impl Workers {
                 ..self.own.owner.clone()
             },
             slot: 0,
+            counts: None,
         };
         let Others { named, unnamed } = &mut **self.others.get_or_insert_default();
         if may_grow && !named.contains_key(name) {

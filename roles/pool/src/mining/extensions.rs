@@ -42,6 +42,7 @@ impl Mining {
             .filter(|extension| requested.contains(extension))
             .collect();
         self.shares_name_workers = supported.contains(&EXTENSION_TYPE_WORKER_HASHRATE_TRACKING);
+        self.negotiated = !supported.is_empty();
         let answer = if supported.is_empty() {
             ExtensionsNegotiation::RequestExtensionsError(RequestExtensionsError {
                 request_id: request.request_id,

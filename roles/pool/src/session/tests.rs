@@ -74,6 +74,7 @@ impl Client {
             setup_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(7),
             allowance,
+            told: false,
         };
         let resources = Arc::new(Resources {
             settings,
