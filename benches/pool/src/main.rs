@@ -13,6 +13,7 @@ mod crowd;
 mod latency;
 mod report;
 mod throughput;
+mod told;
 
 use std::path::PathBuf;
 
@@ -31,11 +32,11 @@ struct Options {
     /// The binary `pool_sv2` of SRI; without it, theirs is not measured
     #[arg(long, value_name = "FILE")]
     sri: Option<PathBuf>,
-    /// Only these: throughput, latency, crowd
+    /// Only these: throughput, latency, crowd, stats
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "throughput,latency,crowd"
+        default_value = "throughput,latency,crowd,stats"
     )]
     only: Vec<String>,
     /// Connections that send shares
@@ -56,6 +57,9 @@ struct Options {
     /// Shares for the latency of the acknowledgement
     #[arg(long, default_value_t = 2000)]
     single_shares: usize,
+    /// Times that the load is measured with and without a stats service
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
     /// Connections that send none
     #[arg(long, default_value_t = 2000)]
     idle_connections: usize,
@@ -117,16 +121,16 @@ async fn measure_one(
     options: &Options,
     figures: &mut Figures,
 ) -> Result<()> {
+    let load = Load {
+        connections: options.connections,
+        channels: options.channels,
+        shares: options.shares,
+        batch: options.batch,
+        window: options.window,
+    };
     match name {
         "throughput" => {
             let pool = subject.start(options.batch, false).await?;
-            let load = Load {
-                connections: options.connections,
-                channels: options.channels,
-                shares: options.shares,
-                batch: options.batch,
-                window: options.window,
-            };
             figures.add_throughput(throughput::measure(&pool, load).await?);
         }
         "latency" => {
@@ -137,6 +141,12 @@ async fn measure_one(
             let pool = subject.start(options.batch, false).await?;
             let result = crowd::measure(&pool, options.idle_connections, options.blocks).await?;
             figures.add_crowd(&result);
+        }
+        // SRI's has no stats service to tell.
+        "stats" if matches!(subject, Subject::Sri(_)) => {}
+        "stats" => {
+            let told = told::measure(subject, load, options.rounds.max(1)).await?;
+            figures.told = Some(told);
         }
         other => return Err(format!("there is no measurement {other}").into()),
     }

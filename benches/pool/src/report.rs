@@ -4,10 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use crate::{crowd::Crowd, latency::Latency, throughput::Throughput};
+use crate::{
+    crowd::Crowd,
+    latency::Latency,
+    throughput::Throughput,
+    told::{Cost, Told},
+};
 
 /// What is to be reached, in the table's own words (`docs/benchmarks.md`).
-const AIMS: [(&str, &str); 9] = [
+const AIMS: [(&str, &str); 13] = [
     ("CPU per accepted share, µs", "6"),
     ("accepted shares per second", "200000"),
     ("acknowledgement, p50, ms", "5 (commit interval) + 1"),
@@ -17,6 +22,10 @@ const AIMS: [(&str, &str); 9] = [
     ("new block, last connection, ms", "30"),
     ("resident memory per idle connection, kB", "10"),
     ("virtual memory per idle connection, kB", "64"),
+    ("with a stats service: CPU per share, % more", "1"),
+    ("with a stats service: shares per second, % less", "1"),
+    ("with one that never reads: CPU per share, % more", "1"),
+    ("with one that never reads: shares per second, % less", "1"),
 ];
 
 /// The figures of one pool. What could not be measured is absent, and `failures` says why.
@@ -38,6 +47,8 @@ pub(crate) struct Figures {
     pub(crate) resident_kb_per_connection: Option<f64>,
     pub(crate) resident_kb_per_connection_after_blocks: Option<f64>,
     pub(crate) virtual_kb_per_connection: Option<f64>,
+    /// With and without a stats service.
+    pub(crate) told: Option<Told>,
     pub(crate) failures: Vec<String>,
 }
 
@@ -86,6 +97,14 @@ impl Figures {
             self.block_last_ms,
             self.resident_kb_per_connection,
             self.virtual_kb_per_connection,
+            self.told
+                .as_ref()
+                .map(|told| more_cpu(told, told.attentive)),
+            self.told
+                .as_ref()
+                .map(|told| fewer_shares(told, told.attentive)),
+            self.told.as_ref().map(|told| more_cpu(told, told.deaf)),
+            self.told.as_ref().map(|told| fewer_shares(told, told.deaf)),
         ]
     }
 }
@@ -105,6 +124,16 @@ pub(crate) fn table(all: &[Figures]) -> String {
         lines.push(format!("| {name} | {} | {aim} |", cells.join(" | ")));
     }
     lines.join("\n")
+}
+
+/// In per cent.
+fn more_cpu(told: &Told, cost: Cost) -> f64 {
+    (cost.cpu_per_share_us / told.without.cpu_per_share_us - 1.0) * 100.0
+}
+
+/// In per cent.
+fn fewer_shares(told: &Told, cost: Cost) -> f64 {
+    (1.0 - cost.shares_per_second / told.without.shares_per_second) * 100.0
 }
 
 fn cell(figure: Option<f64>) -> String {

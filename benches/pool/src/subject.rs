@@ -83,6 +83,19 @@ impl Subject {
     /// # Errors
     /// If it gives out no work within half a minute.
     pub async fn start(&self, batch: usize, http: bool) -> Result<Pool> {
+        self.start_telling(batch, http, None).await
+    }
+
+    /// The same, and ours tells a stats service what happens: once a second, which is five times as often as by default.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn start_telling(
+        &self,
+        batch: usize,
+        http: bool,
+        stats: Option<SocketAddr>,
+    ) -> Result<Pool> {
         let provider = Provider::start().await?;
         let folder = tempfile::tempdir()?;
         let address = free_address().await?;
@@ -101,6 +114,11 @@ impl Subject {
                 command
                     .arg("pool")
                     .env("HASHPOOL_POOL__AUTHORITY_SECRET_KEY", secret.reveal());
+                if let Some(address) = stats {
+                    command
+                        .env("HASHPOOL_POOL__STATS__ADDRESS", address.to_string())
+                        .env("HASHPOOL_POOL__STATS__INTERVAL_MS", "1000");
+                }
                 command
             }
             Self::Sri(program) => {
