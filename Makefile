@@ -12,7 +12,7 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test interop fuzz lint fmt setup bench-pool bench-translator bench-share bench-vardiff
+.PHONY: help up test interop fuzz lint fmt setup bench-pool bench-translator bench-share bench-vardiff bench-stats
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,11 @@ bench-share: ## what a share costs at least, beside channels_sv2
 bench-vardiff: ## the difficulty controller beside SRI's, simulated; SEEDS=n, CASE=part of a case's name
 	@tools/setup build
 	@$(CARGO) run --quiet --release --locked --package bench-vardiff -- '$(or $(SEEDS),200)' '$(CASE)'
+
+bench-stats: ## a stats service that is told of 10,000 workers every five seconds; ARGS=arguments
+	@tools/setup build
+	@$(CARGO) build --quiet --release --locked --package hashpool --package bench-stats
+	@exec '$(TARGET)/release/bench-stats' --hashpool '$(TARGET)/release/hashpool' $(ARGS)
 
 setup: ## install what building, testing and linting need
 	@tools/setup build
