@@ -89,7 +89,7 @@ impl<R: Role> Receiver<R> {
         config.validate()?;
         let acceptor = config.tls.acceptor()?;
         let token = config.token()?;
-        let mut listener = Listener::bind(config.listen_address, &config.limits)?;
+        let listener = Listener::bind(config.listen_address, &config.limits)?;
         let url = config.storage.place(R::NAME)?;
         let mut store = Store::open(&url, true).await?.migrate().await?;
         let clock = Clock::start();
@@ -112,14 +112,7 @@ impl<R: Role> Receiver<R> {
             History::new(url),
         );
         let endpoints = metrics::endpoints::<R>(&view, &counters, listener.counters())?;
-        let http = http::Server::bind(config.http_address, endpoints);
-        let http = match http {
-            Ok(http) => http,
-            Err(error) => {
-                listener.close();
-                return Err(error.into());
-            }
-        };
+        let http = http::Server::bind(config.http_address, endpoints)?;
         let shared = Arc::new(Shared {
             orders,
             health: view.health(),

@@ -19,6 +19,7 @@ use std::{
 use miner::Miner;
 use pool::Pool;
 use service::http::Address;
+use stats::receiver::{Receiver, View};
 use sv2_connection::{AuthorityPublicKey, AuthoritySecretKey};
 use tempfile::TempDir;
 use template_provider::TemplateProvider;
@@ -225,6 +226,31 @@ pub fn start_miner(server: SocketAddr, user: &str, hashrate: f64) -> Role<miner:
     let status = miner.status();
     runtime.spawn(miner.run(stop.clone()));
     Role::new(runtime, server, status, stop)
+}
+
+/// Starts a pool's stats service that keeps everything in this folder. Nothing that it is told waits long.
+pub async fn start_pool_stats(data: &TempDir, address: Option<SocketAddr>) -> Role<View> {
+    let mut config = pool_stats::Config {
+        listen_address: address.unwrap_or_else(any_port),
+        http_address: Address::Off,
+        ..pool_stats::Config::default()
+    };
+    let file = data.path().join("pool-stats.sqlite");
+    config.storage.url = format!("sqlite:{}", file.display());
+    config.storage.commit_interval_ms = 10;
+    let stop = CancellationToken::new();
+    let runtime = runtime();
+    let token = stop.clone();
+    let (address, view) = runtime
+        .spawn(async move {
+            let service = Receiver::bind(config).await.expect("the service starts");
+            let facts = (service.local_addr(), service.view());
+            tokio::spawn(service.run(token));
+            facts
+        })
+        .await
+        .expect("the service's task");
+    Role::new(runtime, address, view, stop)
 }
 
 /// Waits until this gives something, looking again and again, since what it looks at are counters.
