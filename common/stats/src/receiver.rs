@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use service::http::{self, prometheus};
 use service::listener::{self, Listener};
-use storage::{Health, Keeper};
+use storage::Health;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -30,11 +30,9 @@ pub use config::{Config, Expected, Role, StorageConfig, TlsConfig};
 pub use history::History;
 pub use view::View;
 
-use crate::store::Connection as Store;
-use clock::Clock;
 use connection::Shared;
 use metrics::Counters;
-use writer::Writer;
+use writer::{Opened, Writer};
 
 /// What is not committed so long after the stop is given up; nothing of it was acknowledged.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
@@ -90,27 +88,11 @@ impl<R: Role> Receiver<R> {
         let acceptor = config.tls.acceptor()?;
         let token = config.token()?;
         let listener = Listener::bind(config.listen_address, &config.limits)?;
-        let url = config.storage.place(R::NAME)?;
-        let mut store = Store::open(&url, true).await?.migrate().await?;
-        let clock = Clock::start();
-        let mut board = writer::restore(&mut store, clock).await?;
-        for expected in &config.expected {
-            board.expect(clock.now(), expected.key());
-        }
-        let boot = store.count_start().await?;
-        let keeper = Keeper::new("the store of stats", url.clone(), store);
+        let place = config.storage.place(R::NAME)?;
+        let opened = Opened::open(place, &config.expected).await?;
         let counters = Arc::<Counters>::default();
         let (orders, inbox) = order::queue(config.queue);
-        let (writer, view) = Writer::new(
-            &config.storage,
-            keeper,
-            boot,
-            inbox,
-            board,
-            clock,
-            Arc::clone(&counters),
-            History::new(url),
-        );
+        let (writer, view) = Writer::new(opened, &config.storage, inbox, Arc::clone(&counters));
         let endpoints = metrics::endpoints::<R>(&view, &counters, listener.counters())?;
         let http = http::Server::bind(config.http_address, endpoints)?;
         let shared = Arc::new(Shared {

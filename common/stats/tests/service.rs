@@ -19,7 +19,7 @@ use stats::{
     series::{Period, Window},
     state::{Link, PeerName, Sender, WorkerKey},
 };
-use stats_events::{Event, FromSender, PeerEnd, RefusalCode};
+use stats_events::{Event, FromSender, FromService, PeerEnd, RefusalCode};
 use support::{
     Client, Database, Service, config, counters, hello, key, on_both, peer, peer_connected,
     service, worker,
@@ -147,17 +147,27 @@ on_both! {
         one.stop().await;
     }
 
-    async fn a_second_service_on_one_database_ends_the_first(database) {
+    async fn a_second_service_on_one_database_ends_the_first_and_knows_all_that_it_acknowledged(database) {
         let one = Service::start(&database).await;
         let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+        let telling = tokio::spawn(async move {
+            let mut acked = 0;
+            while client.try_tell(acked + 1, service(acked + 1)).await {
+                match client.hear().await {
+                    Some(FromService::Ack { sequence }) => acked = sequence,
+                    _ => break,
+                }
+            }
+            acked
+        });
         let two = Service::start(&database).await;
-        client.tell(1, service(1)).await;
         assert!(matches!(one.ended().await, Err(Error::TakenOver)));
-        // What the first one did not acknowledge is told to the second.
+        let acked = telling.await.unwrap();
         let (mut client, last) = Client::connect(two.address, &hello("a", "1")).await;
-        assert_eq!(last, 0);
-        client.tell(1, service(1)).await;
-        client.acked(1).await;
+        assert!(last >= acked, "{last} {acked}");
+        client.tell(last + 1, service(last + 1)).await;
+        client.acked(last + 1).await;
+        assert_eq!(two.accepted("a"), last + 1);
         two.stop().await;
     }
 

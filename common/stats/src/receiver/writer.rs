@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use stats_events::Hello;
-use storage::Keeper;
+use storage::{Keeper, Url};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{error, info};
@@ -16,13 +16,11 @@ use tracing::{error, info};
 use super::clock::Clock;
 use super::metrics::Counters;
 use super::order::{Order, Peer};
-use super::{History, StorageConfig, View};
+use super::{Error, Expected, History, StorageConfig, View};
 use crate::board::Board;
 use crate::series::Period;
 use crate::state::{Outcome, Refusal, SenderKey};
 use crate::store::{Batch, Committed, Connection as Store, Old, seconds};
-
-pub(super) use rows::restore;
 
 /// Orders that are applied under one lock, so that readers need not wait for more.
 const ORDERS_AT_ONCE: usize = 32;
@@ -63,6 +61,36 @@ pub(super) struct Writer {
     cleaned: usize,
 }
 
+/// A store that is open and up to date, and what was in it.
+pub(super) struct Opened {
+    url: Url,
+    store: Keeper<Store>,
+    boot: i64,
+    board: Board,
+    clock: Clock,
+}
+
+impl Opened {
+    /// Opens the database, keeps another service from writing there, and reads what there is.
+    pub(super) async fn open(url: Url, expected: &[Expected]) -> Result<Self, Error> {
+        let mut store = Store::open(&url, true).await?.migrate().await?;
+        // First of all: what another one acknowledged later would not be read.
+        let boot = store.count_start().await?;
+        let clock = Clock::start();
+        let mut board = rows::restore(&mut store, clock).await?;
+        for expected in expected {
+            board.expect(clock.now(), expected.key());
+        }
+        Ok(Self {
+            store: Keeper::new("the store of stats", url.clone(), store),
+            url,
+            boot,
+            board,
+            clock,
+        })
+    }
+}
+
 type Answer = oneshot::Sender<Result<Arc<Peer>, Refusal>>;
 
 /// Who is told something after the next commit.
@@ -74,20 +102,19 @@ struct Waiting {
 }
 
 impl Writer {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "called once, with what was just made"
-    )]
     pub(super) fn new(
+        opened: Opened,
         config: &StorageConfig,
-        store: Keeper<Store>,
-        boot: i64,
         inbox: mpsc::Receiver<Order>,
-        board: Board,
-        clock: Clock,
         counters: Arc<Counters>,
-        history: History,
     ) -> (Self, View) {
+        let Opened {
+            url,
+            store,
+            boot,
+            board,
+            clock,
+        } = opened;
         let board = Arc::new(RwLock::new(board));
         let commits = watch::Sender::new(0);
         let view = View {
@@ -95,7 +122,7 @@ impl Writer {
             clock,
             health: store.health(),
             commits: commits.subscribe(),
-            history: Arc::new(history),
+            history: Arc::new(History::new(url)),
         };
         let now = Instant::now();
         let writer = Self {

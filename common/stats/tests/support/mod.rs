@@ -317,19 +317,29 @@ impl Client {
     }
 
     pub(crate) async fn say(&mut self, message: &FromSender) {
+        assert!(self.try_say(message).await, "the service hung up");
+    }
+
+    async fn try_say(&mut self, message: &FromSender) -> bool {
         let mut bytes = Vec::new();
         encode(message, &mut bytes).unwrap();
-        self.stream.write_all(&bytes).await.unwrap();
+        self.stream.write_all(&bytes).await.is_ok()
     }
 
     pub(crate) async fn tell(&mut self, sequence: u64, event: Event) {
+        let told = self.try_tell(sequence, event).await;
+        assert!(told, "the service hung up");
+    }
+
+    /// Whether somebody is there to be told.
+    pub(crate) async fn try_tell(&mut self, sequence: u64, event: Event) -> bool {
         let at_ms = 1_700_000_100_000 + sequence;
         let numbered = Numbered {
             sequence,
             at_ms,
             event,
         };
-        self.say(&FromSender::Event(numbered)).await;
+        self.try_say(&FromSender::Event(numbered)).await
     }
 
     /// The next message; nothing at the end.

@@ -54,10 +54,7 @@ impl From<Changes> for Batch {
 }
 
 /// What was stored before.
-pub(in super::super) async fn restore(
-    store: &mut Connection,
-    clock: Clock,
-) -> Result<Board, Error> {
+pub(super) async fn restore(store: &mut Connection, clock: Clock) -> Result<Board, Error> {
     let now = clock.now();
     let mut unreadable = 0;
     let mut documents = Vec::new();
