@@ -2,7 +2,7 @@
 //!
 //! Answers are made on threads of their own, at most [`RENDERS`] at a time, so that no question takes a thread that mines.
 //! A connection serves one request within [`EXCHANGE_TIMEOUT`] and is closed; what it can cost is bounded by that, by the
-//! size of a request's head and by the number of connections.
+//! size of a request's head and by the number of connections. A role that has pages may answer for longer.
 
 mod address;
 mod metrics;
@@ -22,7 +22,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 use serde_json::json;
@@ -42,8 +42,14 @@ use crate::listener::{self, Limits, Listener};
 /// Connections at a time, and those of one address: a monitor, a few people and a load balancer.
 const CONNECTIONS: usize = 64;
 
+/// Connections at a time of a role with pages: each browser has some.
+const PAGE_CONNECTIONS: usize = 256;
+
 /// Time for a request to come and for its answer to be taken.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same where there are pages, which may say that they have changed for as long as somebody looks. Browsers come again.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Bytes of a request's head. A larger one is answered with 431.
 const MAX_HEAD: usize = 16 * 1024;
@@ -91,6 +97,7 @@ impl fmt::Debug for Endpoints {
 pub struct Server {
     listener: Option<Listener>,
     service: Router,
+    exchange_timeout: Duration,
 }
 
 impl Server {
@@ -99,18 +106,29 @@ impl Server {
     /// # Errors
     /// [`listener::Error`], naming the address.
     pub fn bind(address: Address, endpoints: Endpoints) -> Result<Self, listener::Error> {
-        let limits = Limits {
-            connections: CONNECTIONS,
-            connections_per_address: CONNECTIONS,
-            new_connections_per_second: None,
-        };
-        let listener = match address {
-            Address::Off => None,
-            Address::At(address) => Some(Listener::bind(address, &limits)?),
-        };
         Ok(Self {
-            listener,
-            service: router(endpoints),
+            listener: listen(address, CONNECTIONS)?,
+            service: router(endpoints).fallback(|| async {
+                let known = "There are /healthz, /readyz, /status and /metrics.\n";
+                text(StatusCode::NOT_FOUND, known)
+            }),
+            exchange_timeout: EXCHANGE_TIMEOUT,
+        })
+    }
+
+    /// The same for a role that also has pages; what is not of the operators' they answer.
+    ///
+    /// # Errors
+    /// [`listener::Error`], naming the address.
+    pub fn bind_with_pages(
+        address: Address,
+        endpoints: Endpoints,
+        pages: Router,
+    ) -> Result<Self, listener::Error> {
+        Ok(Self {
+            listener: listen(address, PAGE_CONNECTIONS)?,
+            service: router(endpoints).merge(pages),
+            exchange_timeout: PAGE_TIMEOUT,
         })
     }
 
@@ -133,11 +151,11 @@ impl Server {
                 Some(_) = connections.join_next() => continue,
                 () = shutdown.cancelled() => break,
             };
-            let service = self.service.clone();
+            let (service, patience) = (self.service.clone(), self.exchange_timeout);
             connections.spawn(async move {
                 let _permit = accepted.permit;
                 let exchange = Box::pin(serve(accepted.stream, service));
-                if timeout(EXCHANGE_TIMEOUT, exchange).await.is_err() {
+                if timeout(patience, exchange).await.is_err() {
                     tracing::debug!(peer = %accepted.peer, "HTTP request took too long");
                 }
             });
@@ -149,11 +167,25 @@ impl Server {
     }
 }
 
+fn listen(address: Address, connections: usize) -> Result<Option<Listener>, listener::Error> {
+    let limits = Limits {
+        connections,
+        connections_per_address: connections,
+        new_connections_per_second: None,
+    };
+    match address {
+        Address::Off => Ok(None),
+        Address::At(address) => Listener::bind(address, &limits).map(Some),
+    }
+}
+
 /// One request and its answer.
 async fn serve(stream: TcpStream, service: Router) {
     let mut connection = http1::Builder::new()
         .keep_alive(false)
         .half_close(true)
+        .timer(TokioTimer::new())
+        .header_read_timeout(EXCHANGE_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     // An error is the peer's: hyper has answered what is not HTTP, and nobody waits for the rest.
@@ -178,10 +210,6 @@ fn router(endpoints: Endpoints) -> Router {
         .route("/readyz", route(readyz))
         .route("/status", route(status))
         .route("/metrics", route(metrics))
-        .fallback(|| async {
-            let known = "There are /healthz, /readyz, /status and /metrics.\n";
-            text(StatusCode::NOT_FOUND, known)
-        })
 }
 
 /// Makes answers away from the threads that mine.

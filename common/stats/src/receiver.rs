@@ -30,6 +30,7 @@ pub use config::{Config, Expected, Role, StorageConfig, TlsConfig};
 pub use history::History;
 pub use view::View;
 
+use crate::web;
 use connection::Shared;
 use metrics::Counters;
 use writer::{Opened, Writer};
@@ -94,7 +95,13 @@ impl<R: Role> Receiver<R> {
         let (orders, inbox) = order::queue(config.queue);
         let (writer, view) = Writer::new(opened, &config.storage, inbox, Arc::clone(&counters));
         let endpoints = metrics::endpoints::<R>(&view, &counters, listener.counters())?;
-        let http = http::Server::bind(config.http_address, endpoints)?;
+        let guard = config.web.guard().map_err(|problem| Error::Config {
+            key: "web.token_file",
+            problem,
+        })?;
+        let block_url = config.web.block_url.clone();
+        let pages = web::router(R::PAGES, R::NAME, view.clone(), guard, block_url);
+        let http = http::Server::bind_with_pages(config.http_address, endpoints, pages)?;
         let shared = Arc::new(Shared {
             orders,
             health: view.health(),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use stats::receiver::{Receiver, Role};
+use stats::web::Kind;
 use tokio_util::sync::CancellationToken;
 
 pub use stats::receiver::Error;
@@ -28,6 +29,7 @@ impl Role for PoolStats {
         "jd-server",
         "jd-client",
     ];
+    const PAGES: Kind = Kind::Pool;
 }
 
 /// Its configuration; `config/pool-stats.toml` documents each key.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use stats::receiver::{Receiver, Role};
+use stats::web::Kind;
 use tokio_util::sync::CancellationToken;
 
 pub use stats::receiver::Error;
@@ -20,6 +21,7 @@ impl Role for ProxyStats {
     const PORT: u16 = 9084;
     const HTTP_PORT: u16 = 3030;
     const ROLES: &[&str] = &["translator", "relay"];
+    const PAGES: Kind = Kind::Proxy;
 }
 
 /// Its configuration; `config/proxy-stats.toml` documents each key.

@@ -16,6 +16,7 @@ use super::Error;
 use crate::Token;
 use crate::series::Period;
 use crate::state::SenderKey;
+use crate::web::{Kind, WebConfig};
 
 /// Which service it is: what tells `pool-stats` and `proxy-stats` apart.
 pub trait Role: Send + Sync + 'static {
@@ -29,6 +30,8 @@ pub trait Role: Send + Sync + 'static {
     const HTTP_PORT: u16;
     /// The roles that it serves.
     const ROLES: &[&str];
+    /// The pages that it shows.
+    const PAGES: Kind;
 }
 
 /// The configuration of a stats service; its file in `config/` documents each key.
@@ -37,7 +40,7 @@ pub trait Role: Send + Sync + 'static {
 pub struct Config<R> {
     /// Where senders connect.
     pub listen_address: SocketAddr,
-    /// Where `/healthz`, `/readyz`, `/status` and `/metrics` are served, or `off`.
+    /// Where pages, API, `/healthz`, `/readyz`, `/status` and `/metrics` are served, or `off`.
     pub http_address: Address,
     /// The secret that senders have to know, for the environment.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +61,8 @@ pub struct Config<R> {
     pub queue: usize,
     /// Senders that are shown as down where they never came.
     pub expected: Vec<Expected>,
+    /// Pages and API.
+    pub web: WebConfig,
     /// Certificate and key.
     pub tls: TlsConfig,
     /// Connections.
@@ -82,6 +87,7 @@ impl<R: Role> Default for Config<R> {
             write_timeout_seconds: 15,
             queue: 256,
             expected: Vec::new(),
+            web: WebConfig::default(),
             tls: TlsConfig::default(),
             limits: Limits {
                 connections: 1000,
@@ -135,6 +141,9 @@ impl<R: Role> Config<R> {
             .any(|expected| !self.roles.contains(&expected.role))
         {
             return wrong("expected", "has a role that is not among roles");
+        }
+        if let Err((key, problem)) = self.web.validate(self.http_address) {
+            return wrong(key, problem);
         }
         self.tls.validate()?;
         self.limits.validate()?;

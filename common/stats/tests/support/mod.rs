@@ -15,6 +15,7 @@ use stats::{
     board::Board,
     receiver::{Config, Error, Receiver, Role, View},
     state::{Link, Sender, SenderKey},
+    web::Kind,
 };
 use stats_events::{
     Counters, Event, FrameReader, FromSender, FromService, Hello, Numbered, Peer, PeerState,
@@ -42,6 +43,7 @@ impl Role for TestRole {
     const PORT: u16 = 0;
     const HTTP_PORT: u16 = 0;
     const ROLES: &[&str] = &["pool", "translator"];
+    const PAGES: Kind = Kind::Pool;
 }
 
 /// A database of a test's own.
@@ -175,7 +177,7 @@ impl Service {
         Self::run(config(database)).await
     }
 
-    pub(crate) async fn run(config: Config<TestRole>) -> Self {
+    pub(crate) async fn run<R: Role>(config: Config<R>) -> Self {
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
