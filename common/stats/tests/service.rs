@@ -178,6 +178,14 @@ on_both! {
         assert!(error.contains("20990101000000"), "{error}");
     }
 
+    async fn a_ledgers_database_is_refused_and_left_alone(database) {
+        let config = ledger::StorageConfig { url: database.url(), ..ledger::StorageConfig::default() };
+        let ledger = ledger::Ledger::open(&config, 1).await.unwrap();
+        assert!(Receiver::bind(support::config(&database)).await.is_err());
+        ledger.close(support::PATIENCE).await.unwrap();
+        ledger::Ledger::open(&config, 1).await.unwrap().close(support::PATIENCE).await.unwrap();
+    }
+
     async fn samples_and_names_of_any_kind_are_stored_and_found_again(database) {
         let one = Service::start(&database).await;
         let odd = "o'b\"r\u{0}ién\\ <script>\u{1f980}";

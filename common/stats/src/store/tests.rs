@@ -147,8 +147,8 @@ async fn old_samples_go_and_the_others_stay_on_postgres() {
 #[test]
 fn both_databases_have_the_same_tables() {
     let sqlite =
-        include_str!("../../migrations/sqlite/2026-11-21-000000_documents_and_samples/up.sql");
+        include_str!("../../migrations/sqlite/2026-11-21-170000_documents_and_samples/up.sql");
     let postgres =
-        include_str!("../../migrations/postgres/2026-11-21-000000_documents_and_samples/up.sql");
+        include_str!("../../migrations/postgres/2026-11-21-170000_documents_and_samples/up.sql");
     assert_eq!(sqlite.replace(") WITHOUT ROWID;", ");"), postgres);
 }
