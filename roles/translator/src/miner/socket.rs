@@ -1,5 +1,6 @@
 //! The side of the miner: reads its lines, writes what it is told, and sleeps in between.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use service::pace::Pace;
@@ -87,6 +88,8 @@ impl Socket {
     /// Serves the miner until the connection ends.
     pub(crate) async fn serve(&mut self, driver: &mut Driver, shutdown: &CancellationToken) -> End {
         driver.attach();
+        // It lives as long as the connection: all timers have one lock.
+        let mut alarm = pin!(sleep_until(driver.next_deadline().into()));
         loop {
             driver.send_requests();
             if let Err(end) = self.write(driver) {
@@ -123,10 +126,14 @@ impl Socket {
                 .write_deadline
                 .unwrap_or_else(|| driver.next_deadline());
             let deadline = paused_until.map_or(deadline, |resume| resume.min(deadline));
+            // Most deadlines move on with each line. The alarm is left to come too early then, and set anew when it has.
+            if alarm.is_elapsed() || deadline < alarm.deadline().into_std() {
+                alarm.as_mut().reset(deadline.into());
+            }
             let wake = tokio::select! {
                 _ = self.stream.ready(interest), if reading || writing => Wake::Socket,
                 () = driver.wait(!writing) => Wake::Driver,
-                () = sleep_until(deadline.into()) => Wake::Deadline,
+                () = &mut alarm => Wake::Deadline,
                 () = shutdown.cancelled() => Wake::Shutdown,
             };
             driver.borrow_buffers();
