@@ -276,6 +276,8 @@ pub struct Session {
     last_line: Instant,
     malformed_lines: u32,
     subscribed: bool,
+    /// The miner has gone.
+    left: bool,
     /// What the miner calls itself, until that is taken for the status.
     user_agent: Option<Box<str>>,
     /// Names that authorised; the first is the channel's.
@@ -307,6 +309,7 @@ impl Session {
             last_line: now.instant,
             malformed_lines: 0,
             subscribed: false,
+            left: false,
             user_agent: None,
             workers: Vec::new(),
             negotiated_mask: None,
@@ -368,6 +371,16 @@ impl Session {
     /// Whether the miner waits for the pool's answers to its shares.
     pub fn owes_answers(&self) -> bool {
         self.settings.acknowledge == Acknowledge::Upstream && self.in_flight() > 0
+    }
+
+    /// The miner has gone: there is nothing more to do than to hear what became of its shares.
+    pub fn miner_has_left(&mut self) {
+        self.left = true;
+    }
+
+    /// Whether the miner is told, or can go on or go for good, only when the pool has answered its shares.
+    pub fn awaits_answers(&self) -> bool {
+        self.left || self.settings.acknowledge == Acknowledge::Upstream || !self.wants_lines()
     }
 
     /// What became of this miner's shares so far.

@@ -286,6 +286,18 @@ impl Owner {
         }
     }
 
+    /// Has the miners look who have not for a while.
+    fn remind(&self) {
+        match self {
+            Self::Miner(mailbox) => {
+                if let Some(mailbox) = mailbox.upgrade() {
+                    mailbox.remind();
+                }
+            }
+            Self::Shared(channel) => channel.remind(),
+        }
+    }
+
     /// `false` if the upstream refuses shares that nobody can have sent.
     fn rejected(&self, sequence_number: u32, reason: RejectReason) -> bool {
         match self {

@@ -53,6 +53,11 @@ impl Attached {
         self.mailbox.leave()
     }
 
+    /// Whether each answer to a share is worth to be woken.
+    pub(super) fn await_answers(&self, awaits_answers: bool) {
+        self.mailbox.await_answers(awaits_answers);
+    }
+
     /// Hands over as many requests as the queue takes.
     pub(super) fn send(&mut self, requests: impl Iterator<Item = Request>) {
         self.outbox.extend(requests.map(Waiting::Asked));

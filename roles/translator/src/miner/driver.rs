@@ -103,8 +103,13 @@ impl Driver {
             && self.session.wants_lines()
     }
 
-    /// Waits until an upstream has something to say or can take more, or there is another.
+    /// Waits until an upstream has something to say or can take more, or there is another. Accepted shares are nothing to
+    /// say, unless the miner waits for them.
     pub(super) async fn wait(&mut self, mail: bool) {
+        let awaits_answers = self.session.awaits_answers();
+        if let Some(present) = &self.present {
+            present.await_answers(awaits_answers);
+        }
         let (present, leaving) = (&mut self.present, &mut self.leaving);
         tokio::select! {
             changed = self.upstream.changed() => if changed.is_err() {
@@ -132,13 +137,9 @@ impl Driver {
         self.handle_leaving_mail();
         // Looked up before the mail is taken: what a connection had to say before it ended is in the mail then.
         let newest = self.newest_if_other();
-        let now = now();
-        if let Some(present) = &self.present {
-            for event in present.take().into_events() {
-                self.session.on_channel_event(now, event, &mut self.out);
-            }
-        }
+        self.take_mail();
         let Some(newest) = newest else { return };
+        let now = now();
         match (self.present.take(), newest) {
             // Another connection was made while this one goes on.
             (Some(left), Some(link)) if !left.has_ended() => self.move_to(link, left),
@@ -150,6 +151,22 @@ impl Driver {
                         .on_channel_event(now, ChannelEvent::UpstreamDown, &mut self.out);
                 }
                 self.attach_to(newest);
+            }
+        }
+    }
+
+    /// Takes answers to shares that nobody was woken for, when the miner's task runs anyway.
+    pub(super) fn take_answers(&mut self) {
+        if self.session.in_flight() > 0 {
+            self.take_mail();
+        }
+    }
+
+    fn take_mail(&mut self) {
+        if let Some(present) = &self.present {
+            let now = now();
+            for event in present.take().into_events() {
+                self.session.on_channel_event(now, event, &mut self.out);
             }
         }
     }
@@ -179,6 +196,7 @@ impl Driver {
     /// Takes up another connection, and keeps the one that is left until the miner's shares on it are answered.
     fn move_to(&mut self, link: Link, mut left: Attached) {
         left.open_nothing();
+        left.await_answers(true);
         left.send(self.out.requests.drain(..));
         let fate = self.session.move_upstream(now(), &mut self.out);
         // If the one before was not done yet, it is now.
@@ -296,6 +314,7 @@ impl Driver {
         if let Some(present) = &mut self.present {
             present.open_nothing();
         }
+        self.session.miner_has_left();
         self.send_requests();
         while self.session.in_flight() > 0 {
             self.out.bytes.clear();

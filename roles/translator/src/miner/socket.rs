@@ -165,6 +165,7 @@ impl Socket {
         READ.with_borrow_mut(|buffers| {
             if let Some(bytes) = self.transport.read(&self.stream, buffers)? {
                 driver.asked_at = Instant::now();
+                driver.take_answers();
                 driver.since_published.from_miner += bytes.len() as u64;
                 self.handle_lines(bytes, driver);
             }

@@ -22,6 +22,9 @@ use crate::session::Request;
 /// The least time between two reports of what a shared channel's miners do.
 const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Between two reminders of accepted shares: for one to two of these, nobody may have been told of them.
+const REMIND_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Requests that are sealed and written together.
 const BATCH: usize = 256;
 
@@ -156,6 +159,8 @@ struct Reading {
 
 impl Reading {
     async fn run(&mut self) -> Result<(), UpstreamError> {
+        let mut reminders = tokio::time::interval(REMIND_INTERVAL);
+        reminders.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut reconnect = None;
             let (router, vitals) = (&mut self.router, &self.vitals);
@@ -169,7 +174,10 @@ impl Reading {
                 }
                 router.handle(frame)
             });
-            read.await?;
+            tokio::select! {
+                read = read => read?,
+                _ = reminders.tick() => self.router.remind(),
+            }
             self.close_unwanted();
             if let Some((new_host, new_port)) = reconnect
                 && let Some(asked) = self.asked.take()

@@ -1,9 +1,13 @@
 //! What has come for one miner's channel and was not taken yet. It never grows: work is replaced by newer work, answers
 //! are counted, and an upstream that refuses more shares than anybody sent is cut off.
 //!
+//! Acceptance comes for each share and is urgent for few: as a rule it wakes nobody, and is taken with the miner's next
+//! line. Where none comes, [`Mailbox::remind`] wakes the miner's task.
+//!
 //! A `watch` of the connection's current job would not do: the target and the extranonce prefix of a job are those in
 //! force when it became active, so they travel together with it, in the order of the wire.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -21,6 +25,8 @@ const MAX_REFUSALS: usize = 1 << 16;
 pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
     arrived: Notify,
+    /// The miner cannot go on without answers to its shares. Set by its own task alone, and under the lock.
+    awaits_answers: AtomicBool,
     /// The miner's place, if it shares the channel.
     membership: Option<Membership>,
 }
@@ -31,6 +37,8 @@ pub(crate) struct Letters {
     opening: Option<ChannelEvent>,
     refusals: Vec<(u32, RejectReason)>,
     accepted: Option<(u32, u64)>,
+    /// There was a reminder since these were accepted.
+    reminded: bool,
     work: Option<Work>,
     closed: Option<String>,
     /// Nobody looks any more.
@@ -54,6 +62,18 @@ impl Mailbox {
     /// Waits for mail. It may come back without any.
     pub(crate) fn arrived(&self) -> Notified<'_> {
         self.arrived.notified()
+    }
+
+    /// Whether each answer is to be told at once.
+    pub(crate) fn await_answers(&self, awaits_answers: bool) {
+        if self.awaits_answers.load(Ordering::Relaxed) == awaits_answers {
+            return;
+        }
+        let letters = self.lock();
+        self.awaits_answers.store(awaits_answers, Ordering::Relaxed);
+        if awaits_answers && letters.accepted.is_some() {
+            self.arrived.notify_one();
+        }
     }
 
     /// Takes what there is.
@@ -88,16 +108,26 @@ impl Mailbox {
     }
 
     pub(super) fn accepted(&self, last: u32, count: u64) {
-        self.put(|letters| {
-            letters.accepted = Some(match letters.accepted {
-                None => (last, count),
-                // Batches may be accepted in any order.
-                Some((latest, before)) => {
-                    let latest = if is_up_to(last, latest) { latest } else { last };
-                    (latest, before.saturating_add(count))
-                }
-            });
+        let mut letters = self.lock();
+        letters.accepted = Some(match letters.accepted {
+            None => (last, count),
+            // Batches may be accepted in any order.
+            Some((latest, before)) => {
+                let latest = if is_up_to(last, latest) { latest } else { last };
+                (latest, before.saturating_add(count))
+            }
         });
+        if self.awaits_answers.load(Ordering::Relaxed) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Wakes the miner's task for what has waited since the last call.
+    pub(super) fn remind(&self) {
+        let mut letters = self.lock();
+        if letters.accepted.is_some() && std::mem::replace(&mut letters.reminded, true) {
+            self.arrived.notify_one();
+        }
     }
 
     /// `false` if the upstream refuses shares that nobody can have sent.
@@ -158,5 +188,50 @@ impl Letters {
             .chain(accepted)
             .chain(self.work.map(ChannelEvent::Work))
             .chain(self.closed.map(ChannelEvent::Closed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn wakes(mailbox: &Mailbox) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        pin!(mailbox.arrived()).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn accepted_shares_wake_nobody_before_the_second_reminder() {
+        let mailbox = Mailbox::default();
+        mailbox.accepted(1, 1);
+        mailbox.remind();
+        mailbox.accepted(2, 1);
+        assert!(!wakes(&mailbox));
+        mailbox.remind();
+        assert!(wakes(&mailbox));
+        assert_eq!(mailbox.take().accepted, Some((2, 2)));
+        mailbox.remind();
+        assert!(!wakes(&mailbox), "nothing is left");
+        mailbox.accepted(3, 1);
+        mailbox.remind();
+        assert!(!wakes(&mailbox), "it has only come");
+    }
+
+    #[test]
+    fn who_awaits_answers_is_woken_by_those_that_have_come_and_those_that_come() {
+        let mailbox = Mailbox::default();
+        mailbox.accepted(1, 1);
+        mailbox.await_answers(true);
+        assert!(wakes(&mailbox));
+        drop(mailbox.take());
+        mailbox.accepted(2, 1);
+        assert!(wakes(&mailbox));
+        drop(mailbox.take());
+        mailbox.await_answers(false);
+        mailbox.accepted(3, 1);
+        assert!(!wakes(&mailbox));
     }
 }

@@ -28,6 +28,9 @@ const MAX_FUTURE_JOBS: usize = 16;
 /// Groups without channels that are remembered: their jobs may be for a channel that is about to be opened.
 const MAX_IDLE_FEEDS: usize = 16;
 
+/// A miner whose accepted shares wait has been told of them after so many reminders.
+const REMINDERS: u8 = 2;
+
 /// SV2 5.1: the full extranonce of a channel.
 const MAX_EXTRANONCE_SIZE: usize = 32;
 
@@ -41,6 +44,8 @@ pub(super) struct Router {
     feeds: HashMap<u32, Feed>,
     tips: u64,
     unwanted: Vec<u32>,
+    /// That are due, because shares were accepted.
+    reminders: u8,
     newest: Option<Made>,
 }
 
@@ -81,6 +86,7 @@ impl Router {
             feeds: HashMap::new(),
             tips: 0,
             unwanted: Vec::new(),
+            reminders: 0,
             newest: None,
         }
     }
@@ -95,6 +101,7 @@ impl Router {
         match frame.mining()? {
             Mining::SubmitSharesSuccess(message) => {
                 if let Some(channel) = self.channels.get(&message.channel_id) {
+                    self.reminders = REMINDERS;
                     channel.owner.accepted(
                         message.last_sequence_number,
                         message.new_submits_accepted_count.into(),
@@ -168,6 +175,16 @@ impl Router {
             _ => return Err(UpstreamError::Unexpected(message_type)),
         }
         Ok(())
+    }
+
+    /// Has miners look whose shares were accepted a while ago and who had no other reason to; to be called now and then.
+    pub(super) fn remind(&mut self) {
+        if let Some(left) = self.reminders.checked_sub(1) {
+            self.reminders = left;
+            self.channels
+                .values()
+                .for_each(|channel| channel.owner.remind());
+        }
     }
 
     /// Channels that are open for miners that have left, to be closed.

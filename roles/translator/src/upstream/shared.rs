@@ -239,6 +239,11 @@ impl SharedChannel {
         });
     }
 
+    /// Has the miners look who have not for a while.
+    pub(super) fn remind(&self) {
+        lock(&self.now).each(Mailbox::remind);
+    }
+
     /// `false` if the upstream refuses more shares than anybody sent.
     pub(super) fn rejected(&self, sequence_number: u32, reason: RejectReason) -> bool {
         lock(&self.shares)

@@ -265,3 +265,14 @@ fn at_the_bound_of_unanswered_shares_the_miner_has_to_wait() {
     });
     assert!(miner.session.wants_lines());
 }
+
+#[test]
+fn answers_of_the_pool_are_awaited_at_the_limit_alone_or_where_the_miner_waits_for_them() {
+    let mut miner = Conversation::mining(|settings| settings.max_in_flight = 2);
+    miner.submit("1", "00000000", 1);
+    assert!(!miner.session.awaits_answers());
+    miner.submit("1", "00000001", 1);
+    assert!(miner.session.awaits_answers());
+    let miner = Conversation::mining(|settings| settings.acknowledge = Acknowledge::Upstream);
+    assert!(miner.session.awaits_answers());
+}
