@@ -1,9 +1,11 @@
 //! An open channel of this miner, as the session sees it: shares that go up and answers that come down.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, write_error, write_result_true};
 
+use super::recent::Terms;
 use super::share::{Valid, answer_to};
 use super::unanswered::Unanswered;
 use super::{EXTRANONCE1_SIZE, LossReason, Output, RejectReason, ShareSubmission, Tally};
@@ -30,7 +32,7 @@ pub(super) struct Channel {
 #[derive(Debug)]
 struct InFlight {
     /// What it is worth for the miner, and for the upstream.
-    work: [u128; 2],
+    terms: Arc<Terms>,
     /// What to answer when the upstream has answered. Boxed: by default there is nothing.
     answer_to: Option<Box<Asked>>,
 }
@@ -81,7 +83,7 @@ impl Channel {
         extranonce[self.padding + EXTRANONCE1_SIZE..size].copy_from_slice(&share.extranonce2);
         self.sequence_number = self.sequence_number.wrapping_add(1);
         let in_flight = InFlight {
-            work: [share.terms.asked.work, share.terms.upstream.work],
+            terms: Arc::clone(&share.terms),
             answer_to,
         };
         self.in_flight.push(self.sequence_number, in_flight);
@@ -101,7 +103,10 @@ impl Channel {
 
     pub(super) fn accepted(&mut self, last: u32, count: u64, tally: &mut Tally, out: &mut Output) {
         self.in_flight.accepted(last, count, |share| {
-            tally.acknowledged(share.work);
+            let Terms {
+                asked, upstream, ..
+            } = &*share.terms;
+            tally.acknowledged([asked.work, upstream.work]);
             if let Some(asked) = share.answer_to {
                 tally.told_accepted += 1;
                 out.answered.later.push(asked.at);

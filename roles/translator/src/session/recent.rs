@@ -11,8 +11,9 @@ use crate::job::Job;
 /// Jobs of one tip that are kept. A pool sends one every half minute or so; a miner finishes within seconds.
 const KEPT_JOBS: usize = 16;
 
-/// Header hashes of one tip that are kept, 16 bytes each; half an hour at 36 shares a second.
-const KEPT_HEADERS: usize = 1 << 16;
+/// Headers of one tip that are known again, half an hour at four shares a second: as many as a table of 8,192 places takes
+/// before it grows, which is 72 KiB.
+const KEPT_HEADERS: usize = 7 << 10;
 
 /// With so many headers noted on one tip, shares that would count here alone are refused: no difficulty that makes sense
 /// has a miner find as many.
@@ -69,7 +70,8 @@ impl Worth {
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     jobs: VecDeque<SentJob>,
-    headers: HashSet<u128>,
+    /// A part of each hash. By chance, one in 10^15 is taken for another.
+    headers: HashSet<u64>,
     sent_again: u64,
 }
 
@@ -159,8 +161,7 @@ impl Recent {
     /// is counted. What would count here alone cannot be told from a repetition then, and has a cap of its own, because it
     /// can be made without work.
     pub(super) fn note(&mut self, hash: &[u8; 32], for_upstream: bool) -> Noted {
-        // The low half: the high end of a share's hash is mostly zeros.
-        let low = low_half(hash);
+        let low = low_end(hash);
         let cap = if for_upstream {
             KEPT_HEADERS
         } else {
@@ -190,10 +191,11 @@ pub(super) enum Noted {
     TooMany,
 }
 
-fn low_half(hash: &[u8; 32]) -> u128 {
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash[..16]);
-    u128::from_le_bytes(half)
+/// The high end of a share's hash is mostly zeros.
+fn low_end(hash: &[u8; 32]) -> u64 {
+    let mut low = [0; 8];
+    low.copy_from_slice(&hash[..8]);
+    u64::from_le_bytes(low)
 }
 
 #[cfg(test)]
@@ -245,6 +247,11 @@ mod tests {
             assert_eq!(recent.note(&hash(number), true), Noted::New);
         }
         assert_eq!(recent.headers.len(), KEPT_HEADERS);
+        assert_eq!(
+            recent.headers.capacity(),
+            KEPT_HEADERS,
+            "no place is unused"
+        );
         // Noted before the cap.
         assert_eq!(recent.note(&hash(1), true), Noted::Known);
     }
