@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use work::{Hashrate, Target};
 
 use crate::job::Work;
@@ -173,6 +173,11 @@ impl Link {
         }
     }
 
+    /// Has what is in the queue written now, and not when more has gathered.
+    pub(crate) fn hurry(&self) {
+        self.registry.hurry.notify_one();
+    }
+
     /// Has a channel closed although the queue has no room now.
     pub(crate) fn close_later(&self, channel_id: u32) {
         self.registry.abandoned().push(channel_id);
@@ -200,6 +205,8 @@ struct Registry {
     complaints: Complaints,
     /// Channels to be closed when there is room for that.
     abandoned: Mutex<Vec<u32>>,
+    /// Something in the queue should not wait.
+    hurry: Notify,
     /// Whether missing answers to shares have been named in the log.
     said: AtomicBool,
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, timeout_at};
 
@@ -63,11 +64,7 @@ impl Attached {
         self.outbox.extend(requests.map(Waiting::Asked));
         while !self.outbox.is_empty() {
             match self.link.queue.clone().try_reserve_owned() {
-                Ok(place) => {
-                    if let Some(outgoing) = self.next_outgoing() {
-                        place.send(outgoing);
-                    }
-                }
+                Ok(place) => self.fill(place),
                 Err(TrySendError::Full(_)) => return,
                 // The end of the connection is about to be told.
                 Err(TrySendError::Closed(_)) => self.outbox.clear(),
@@ -89,10 +86,19 @@ impl Attached {
         };
         // A place that was waited for is used at once: given back, it would go to the next who waits, and with many
         // waiting nobody would ever send.
-        if let Some(place) = place
-            && let Some(outgoing) = self.next_outgoing()
-        {
-            place.send(outgoing);
+        if let Some(place) = place {
+            self.fill(place);
+        }
+    }
+
+    fn fill(&mut self, place: OwnedPermit<Outgoing>) {
+        let Some(outgoing) = self.next_outgoing() else {
+            return;
+        };
+        let is_share = matches!(outgoing.request, Request::Submit(_));
+        place.send(outgoing);
+        if !is_share {
+            self.link.hurry();
         }
     }
 

@@ -28,9 +28,9 @@ const REMIND_INTERVAL: Duration = Duration::from_millis(250);
 /// Requests that are sealed and written together.
 const BATCH: usize = 256;
 
-/// After shares were written, further ones gather for so long, so that where there are many, one write here and one read
-/// at the pool serve several. A single share does not wait.
-const GATHER: Duration = Duration::from_millis(1);
+/// After shares were written, further ones gather for so long, so that where there are many, one write here, one read and
+/// one booking at the pool serve several. A single share does not wait, nor does a request for a channel.
+const GATHER: Duration = Duration::from_millis(4);
 
 /// How long a connection that miners have left waits for the last of them, at least. It also waits for as long as another
 /// pool may take to show that it is worth the move.
@@ -119,6 +119,7 @@ impl Established {
             registry: Arc::clone(&registry),
             vitals: Arc::clone(&vitals),
             worker_names: self.link.worker_names,
+            gather: GATHER,
         };
         drop(self.link);
         let mut writing = tokio::spawn(writing.run());
@@ -250,6 +251,8 @@ struct Writing {
     registry: Arc<Registry>,
     vitals: Arc<Vitals>,
     worker_names: bool,
+    /// See [`GATHER`].
+    gather: Duration,
 }
 
 impl Writing {
@@ -280,7 +283,10 @@ impl Writing {
             }
             self.writer.write(&mut frames).await?;
             if gather {
-                sleep(GATHER).await;
+                tokio::select! {
+                    () = sleep(self.gather) => {}
+                    () = self.registry.hurry.notified() => {}
+                }
             }
         }
     }
@@ -303,5 +309,111 @@ impl Writing {
         }
         self.vitals.forwarded(shares);
         Ok(shares == requests && requests < BATCH as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stratum_core::mining_sv2::{
+        MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL, MESSAGE_TYPE_SUBMIT_SHARES_EXTENDED,
+    };
+    use stratum_v1::ExtranonceBytes;
+    use sv2_connection::{Authority, AuthoritySecretKey, Options, accept, connect};
+    use tokio::net::{TcpListener, TcpStream};
+    use work::{Hashrate, Target};
+
+    use super::*;
+    use crate::session::{OpenChannel, ShareSubmission};
+
+    const SHARE: u8 = MESSAGE_TYPE_SUBMIT_SHARES_EXTENDED;
+    const OPEN: u8 = MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL;
+
+    async fn connections() -> (Connection, Connection) {
+        let authority = Authority::new(AuthoritySecretKey::generate()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(client, listener.accept());
+        let (ours, pools) = tokio::join!(
+            connect(client.unwrap(), None, Options::default()),
+            accept(server.unwrap().0, &authority, Options::default())
+        );
+        (ours.unwrap(), pools.unwrap())
+    }
+
+    fn outgoing(request: Request) -> Outgoing {
+        Outgoing {
+            request_id: 0,
+            request,
+            mailbox: None,
+        }
+    }
+
+    fn share() -> Outgoing {
+        outgoing(Request::Submit(ShareSubmission {
+            channel_id: 1,
+            sequence_number: 1,
+            job_id: 1,
+            nonce: 0,
+            ntime: 0,
+            version: 0,
+            extranonce: ExtranonceBytes::default(),
+            worker: None,
+        }))
+    }
+
+    fn open() -> Outgoing {
+        outgoing(Request::Open(OpenChannel {
+            user_identity: "alice".into(),
+            hashrate: Hashrate::ZERO,
+            max_target: Target::MAX,
+            min_extranonce_size: 8,
+        }))
+    }
+
+    /// The messages of one write.
+    async fn heard(pool: &mut Reader) -> Vec<u8> {
+        let mut types = Vec::new();
+        while types.is_empty() {
+            let read = pool.read(|frame| {
+                types.push(frame.message_type);
+                Ok::<_, sv2_connection::Error>(())
+            });
+            read.await.unwrap();
+        }
+        types
+    }
+
+    #[tokio::test]
+    async fn shares_gather_between_two_writes_and_a_request_for_a_channel_does_not_wait() {
+        let (ours, pools) = connections().await;
+        let (queue, outgoing) = mpsc::channel(16);
+        let registry = Arc::new(Registry::new(false));
+        let writing = Writing {
+            writer: ours.writer,
+            outgoing,
+            registry: Arc::clone(&registry),
+            vitals: Arc::new(Vitals::new(Acceptance::new(true))),
+            worker_names: false,
+            gather: Duration::from_secs(3600),
+        };
+        tokio::spawn(writing.run());
+        let mut pool = pools.reader;
+        queue.send(share()).await.unwrap();
+        assert_eq!(heard(&mut pool).await, [SHARE], "the first does not wait");
+        queue.send(share()).await.unwrap();
+        // Whoever would write it has the time.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        queue.send(open()).await.unwrap();
+        registry.hurry.notify_one();
+        assert_eq!(heard(&mut pool).await, [SHARE, OPEN]);
+        for _ in 0..2 {
+            queue.send(share()).await.unwrap();
+        }
+        assert_eq!(heard(&mut pool).await, [SHARE, SHARE]);
+        queue.send(share()).await.unwrap();
+        tokio::time::pause();
+        assert_eq!(heard(&mut pool).await, [SHARE], "not for ever");
     }
 }
