@@ -156,7 +156,9 @@ struct Threads(Option<Runtime>);
 impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+            // A runtime must not end on a thread of another one. When it has, its sockets are closed.
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
+            ended.join().unwrap();
         }
     }
 }
