@@ -190,12 +190,7 @@ pub(crate) fn peers(board: &Board, now: Now, roles: &[&str], list: &List) -> Pag
     for (key, sender, crowd) in &senders {
         for session in sender.peers.values() {
             let peer = &session.peer;
-            let workers = crowd.workers(peer.peer).iter();
-            let mut texts = vec![&*peer.address, kind(peer)];
-            texts.extend(workers.flat_map(|(key, _)| [&*key.account, &*key.worker]));
-            texts.extend(peer.user_agent.as_deref());
-            texts.extend(peer.vendor.as_deref());
-            if list.finds(&texts) {
+            if list.search.is_empty() || is_found(list, peer, crowd) {
                 let place = Place {
                     board,
                     now,
@@ -208,15 +203,26 @@ pub(crate) fn peers(board: &Board, now: Now, roles: &[&str], list: &List) -> Pag
             }
         }
     }
-    let address = |place: &Place<'_>| place.session.peer.address.clone();
     list.page(
         rows,
         |(a, one, _), (b, other, _)| match list.sort {
-            Sort::Name => address(one).cmp(&address(other)),
+            Sort::Name => {
+                let (one, other) = (&one.session.peer, &other.session.peer);
+                one.address.cmp(&other.address)
+            }
             _ => a.total_cmp(b),
         },
         |(_, place, crowd)| peer_row(&place, crowd),
     )
+}
+
+fn is_found(list: &List, peer: &Introduction, crowd: &Crowd<'_>) -> bool {
+    let workers = crowd.workers(peer.peer).iter();
+    let mut texts = vec![&*peer.address, kind(peer)];
+    texts.extend(workers.flat_map(|(key, _)| [&*key.account, &*key.worker]));
+    texts.extend(peer.user_agent.as_deref());
+    texts.extend(peer.vendor.as_deref());
+    list.finds(&texts)
 }
 
 /// What it is sorted by.
@@ -225,7 +231,7 @@ fn peer_number(sort: Sort, crowd: &Crowd<'_>, at: &Place<'_>) -> f64 {
     let counters = &at.session.state.counters;
     match sort {
         Sort::Name => 0.0,
-        Sort::Hashrate => mean_if_none(crowd, at),
+        Sort::Hashrate => crowd.hashrate(at, Window::TenMinutes).unwrap_or(-1.0),
         Sort::Accepted => counters.accepted as f64,
         Sort::Rejected => counters.rejected() as f64,
         Sort::LastShare => counters.last_share_ms.unwrap_or(0) as f64,
@@ -233,11 +239,7 @@ fn peer_number(sort: Sort, crowd: &Crowd<'_>, at: &Place<'_>) -> f64 {
     }
 }
 
-fn mean_if_none(crowd: &Crowd<'_>, at: &Place<'_>) -> f64 {
-    crowd.hashrate(at, Window::TenMinutes).unwrap_or(-1.0)
-}
-
-/// One peer, and whose series make up its hashrate.
+/// One peer, what all sessions of its name did, and whose series make up its hashrate.
 pub(crate) fn peer(
     board: &Board,
     now: Now,
