@@ -47,6 +47,9 @@ async function refresh() {
   busy = false;
 }
 
+// On a narrow screen the menu is wider than the page.
+document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 let source = null;
 
 function listen() {

@@ -214,7 +214,8 @@ fn scale(most: f64) -> (f64, f64) {
     ((most / step).ceil().max(1.0) * step, step)
 }
 
-/// The line, and the area under it. Where nothing is known there is neither.
+/// The line, and the area under it. Where nothing is known there is neither. It begins with a length of nothing, so that one
+/// step alone is seen as a dot.
 #[allow(clippy::cast_precision_loss)]
 fn paths(rates: &[(u64, Option<f64>)], height: impl Fn(f64) -> f64) -> (String, String) {
     let width = SIDE / rates.len().max(1) as f64;
@@ -225,7 +226,7 @@ fn paths(rates: &[(u64, Option<f64>)], height: impl Fn(f64) -> f64) -> (String, 
         let (x, y) = ((at as f64 + 0.5) * width, height(*rate));
         // Writing to a String cannot fail.
         let _ = if line.is_empty() {
-            write!(area, "M{x:.1} {SIDE:.0}L{x:.1} {y:.1}").and(write!(line, "M{x:.1} {y:.1}"))
+            write!(area, "M{x:.1} {SIDE:.0}L{x:.1} {y:.1}").and(write!(line, "M{x:.1} {y:.1}h0"))
         } else {
             write!(area, "L{x:.1} {y:.1}").and(write!(line, "L{x:.1} {y:.1}"))
         };

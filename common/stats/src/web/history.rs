@@ -11,7 +11,7 @@ use crate::state::SenderKey;
 const MOST_SERIES: usize = 64;
 
 /// Whose work is shown.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Whose {
     /// All together.
     Total(Kind),

@@ -40,9 +40,8 @@ impl Asked {
         )
     }
 
-    fn range(&self) -> Range {
-        let range = self.range.as_deref().and_then(Range::named);
-        range.unwrap_or(Range::Day)
+    fn range(&self) -> Option<Range> {
+        self.range.as_deref().and_then(Range::named)
     }
 }
 
@@ -111,7 +110,22 @@ struct Drawn {
 }
 
 impl Drawn {
-    async fn of(site: &Site, whose: Whose, range: Range, path: String) -> Self {
+    /// Of a range, or of the day; of the hour if there is not more to see.
+    async fn of(site: &Site, whose: Whose, range: Option<Range>, path: String) -> Self {
+        /// Steps of ten minutes.
+        const ENOUGH: usize = 12;
+        if let Some(range) = range {
+            return Self::range(site, whose, range, path).await;
+        }
+        let day = Self::range(site, whose.clone(), Range::Day, path.clone()).await;
+        let known = day.chart.steps.iter().filter(|step| step.at.is_some());
+        if known.count() >= ENOUGH {
+            return day;
+        }
+        Self::range(site, whose, Range::Hour, path).await
+    }
+
+    async fn range(site: &Site, whose: Whose, range: Range, path: String) -> Self {
         let (chart, problem) = match history::samples(site, whose, range).await {
             Ok((now_ms, samples)) => (Chart::draw(range, now_ms, &samples), None),
             Err(problem) => (Chart::draw(range, 0, &[]), Some(problem)),

@@ -104,7 +104,7 @@ pub(crate) fn kind(peer: &Introduction) -> &'static str {
 }
 
 /// Whose series make up a peer's hashrate.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Subjects(pub(crate) Vec<Subject>);
 
 /// What tells the peers of a sender apart, found out once for all of them.
