@@ -189,7 +189,9 @@ fn rates(range: Range, now_ms: u64, samples: &[Sample]) -> Vec<(u64, Option<f64>
             *place = Some(place.unwrap_or(0.0) + sample.hashes);
         }
     }
+    // Of its first step, a subject that has just begun has worked a part.
     let first = hashes.iter().position(Option::is_some);
+    let first = first.map(|first| if first > 0 { first + 1 } else { 0 });
     let seconds = step as f64 / 1000.0;
     let rate = |(at, hashes): (usize, Option<f64>)| {
         let known = first.is_some_and(|first| at >= first);
@@ -301,7 +303,8 @@ mod tests {
         let mut samples = minutes(30, 6e9);
         samples.remove(10);
         let chart = Chart::draw(Range::Hour, NOW, &samples);
-        assert!(chart.steps[..30].iter().all(|step| step.at.is_none()));
+        assert!(chart.steps[..31].iter().all(|step| step.at.is_none()));
+        assert!(chart.steps[31].at.is_some());
         assert_eq!(chart.steps[40].value, "0 H/s");
         assert_eq!(chart.steps[41].value, "100 MH/s");
     }
