@@ -128,6 +128,9 @@ async fn before_anything_is_known_every_page_says_so() {
     for path in POOL {
         page(&service, path).await;
     }
+    for asset in ["/style.css", "/script.js", "/icon.svg"] {
+        assert_eq!(service.get(asset).await.0, 200, "{asset}");
+    }
     assert!(page(&service, "/").await.contains("Waiting for a pool"));
     assert!(page(&service, "/").await.contains("No hashrate yet"));
     assert!(page(&service, "/workers").await.contains("No worker yet"));

@@ -1,4 +1,4 @@
-//! The style and the script, and the headers of every answer.
+//! The style, the script and the icon, and the headers of every answer.
 
 use axum::extract::Request;
 use axum::http::header::{
@@ -27,6 +27,10 @@ pub(super) async fn script() -> Response {
         "text/javascript; charset=utf-8",
         include_str!("../../assets/script.js"),
     )
+}
+
+pub(super) async fn icon() -> Response {
+    asset("image/svg+xml", include_str!("../../assets/icon.svg"))
 }
 
 fn asset(content_type: &'static str, body: &'static str) -> Response {

@@ -161,6 +161,7 @@ pub(crate) fn router(
         .route("/events", get(live::events))
         .route("/style.css", get(assets::style))
         .route("/script.js", get(assets::script))
+        .route("/icon.svg", get(assets::icon))
         .nest("/api/v1", api::router())
         .fallback(pages::not_found)
         .layer(middleware::from_fn_with_state(guard, auth::check))
