@@ -5,11 +5,13 @@
 //! counters until then. Everything that has to survive a restart is a [`Document`], and what has changed is remembered
 //! until it is taken to be stored.
 
+mod changes;
 mod document;
 mod sender;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,19 +20,19 @@ use std::time::Duration;
 use stats_events::{Hello, Numbered, RefusalCode, VERSION};
 
 pub use crate::Now;
+use changes::Changes;
+pub use changes::{Done, Subject};
 pub use document::{Document, Key};
-use sender::Changes;
-pub use sender::{
-    Done, Link, PeerName, PeerSession, Sender, Subject, Worker, WorkerKey, WorkerSession,
-};
+pub use sender::{Link, PeerName, PeerSession, Sender};
 pub use totals::Totals;
+pub use workers::{Worker, WorkerKey, WorkerSession};
 
 /// Senders that a service takes.
 const MAX_SENDERS: usize = 64;
 
 /// A sender says something at least so often, whatever it announces.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(60);
-const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+pub(crate) const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Heartbeats after which a silent sender is stale.
 const MISSED_HEARTBEATS: u32 = 3;

@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use stats::{
@@ -43,7 +43,7 @@ on_both! {
         assert_eq!(two.link("a"), Some(Link::Down));
         assert_eq!(two.accepted("a"), 10);
         let rig = WorkerKey { account: "alice".into(), worker: "rig".into() };
-        let shown = two.sender("a", |sender, _| sender.workers[&rig].totals().counters);
+        let shown = two.sender("a", |sender, _| sender.workers()[&rig].totals().counters);
         assert_eq!(shown, Some(counters(10)));
         // The sender goes on where it was, and its counters are not counted twice.
         let (mut client, last) = Client::connect(two.address, &hello("a", "1")).await;
@@ -52,7 +52,7 @@ on_both! {
         client.tell(6, worker(7, "rig", 12)).await;
         client.acked(6).await;
         assert_eq!(two.accepted("a"), 12);
-        let shown = two.sender("a", |sender, _| sender.workers[&rig].totals().counters);
+        let shown = two.sender("a", |sender, _| sender.workers()[&rig].totals().counters);
         assert_eq!(shown, Some(counters(12)));
         two.stop().await;
     }
@@ -135,8 +135,11 @@ on_both! {
             told += 1;
             client.tell(told, service(told)).await;
         }
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        assert_eq!(one.link("a"), Some(Link::Up));
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(700) {
+            assert_eq!(one.link("a"), Some(Link::Up));
+            one.get("/healthz").await;
+        }
         // Nothing is acknowledged that is not stored.
         assert!(client.has_heard_all());
         assert_eq!(Client::refused(one.address, &hello("b", "1")).await, RefusalCode::Unavailable);
@@ -510,7 +513,7 @@ async fn what_our_sender_shows_is_what_our_service_knows() {
         account: "alice".into(),
         worker: "rig".into(),
     };
-    let told = two.sender("a", |sender, _| sender.workers[&rig].totals());
+    let told = two.sender("a", |sender, _| sender.workers()[&rig].totals());
     let told = told.unwrap();
     assert_eq!((told.counters.accepted, told.sessions), (21, 1));
     two.stop().await;

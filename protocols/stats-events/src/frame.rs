@@ -7,6 +7,9 @@ pub const MAX_FRAME: usize = 1 << 20;
 
 const LENGTH_SIZE: usize = 4;
 
+/// How deep values may be nested. Messages need five levels; without a bound a frame of a kilobyte exhausts the stack.
+const MAX_DEPTH: usize = 32;
+
 /// Why a frame cannot be read or written. The connection has to end: what follows cannot be trusted to be a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,7 +55,9 @@ pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> Result<(), Error>
 /// # Errors
 /// [`Error::Malformed`]
 pub fn decode<M: DeserializeOwned>(frame: &[u8]) -> Result<M, Error> {
-    Ok(rmp_serde::from_slice(frame)?)
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(frame);
+    deserializer.set_max_depth(MAX_DEPTH);
+    Ok(M::deserialize(&mut deserializer)?)
 }
 
 /// Takes frames out of a stream of bytes, however that is cut. Holds no more than one unfinished frame and what was read

@@ -313,6 +313,36 @@ fn what_is_no_message_is_an_error() {
 }
 
 #[test]
+fn what_is_nested_too_deep_is_refused_and_exhausts_no_stack() {
+    for depth in [33, 1000, 100_000] {
+        // An array in an array, and a map in a map.
+        for open in [&b"\x91"[..], b"\x81\xa0"] {
+            let mut frame = b"\x82\xa4type\xa5hello\xa1x".to_vec();
+            (0..depth).for_each(|_| frame.extend_from_slice(open));
+            frame.push(0xc0);
+            assert!(matches!(
+                decode::<FromSender>(&frame),
+                Err(Error::Malformed(_))
+            ));
+            assert!(matches!(
+                decode::<FromService>(&frame),
+                Err(Error::Malformed(_))
+            ));
+        }
+    }
+    // A later version may say more than this one.
+    let mut frame = b"\x82\xa4type\xa9heartbeat\xa5at_ms\x01".to_vec();
+    frame[0] = 0x83;
+    frame.extend_from_slice(b"\xa1x");
+    (0..20).for_each(|_| frame.push(0x91));
+    frame.push(0xc0);
+    assert_eq!(
+        decode::<FromSender>(&frame).unwrap(),
+        FromSender::Heartbeat { at_ms: 1 }
+    );
+}
+
+#[test]
 fn a_message_that_does_not_fit_leaves_nothing_behind() {
     let mut bytes = vec![1, 2];
     let huge = FromService::Refused {

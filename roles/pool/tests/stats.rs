@@ -51,7 +51,7 @@ fn told(sender: &Sender) -> [(u64, u128); 3] {
         sum(&mut std::iter::once(sender.totals().counters)),
         sum(&mut ended.chain(present)),
         sum(&mut sender
-            .workers
+            .workers()
             .values()
             .map(|worker| worker.totals().counters)),
     ]
@@ -126,7 +126,7 @@ async fn a_pool_says_who_its_clients_are_and_what_they_work_on() {
                     && peer.peer.port == pool.address.port()
                     && peer.peer.vendor.is_some()
                     && peer.state.counters.accepted == 1
-            }) && sender.workers.contains_key(&worker)
+            }) && sender.workers().contains_key(&worker)
         })
         .await;
     service.see(|state| {

@@ -68,7 +68,7 @@ async fn a_stats_service_knows_each_miner_and_goes_on_after_cuts_and_goodbyes() 
         let (_, sender) = state.senders().next().unwrap();
         for totals in [
             sender.totals(),
-            sender.workers[&worker].totals(),
+            sender.workers()[&worker].totals(),
             sender.peer_totals(&name),
         ] {
             let counters = totals.counters;

@@ -133,7 +133,7 @@ fn senders(board: &Board, now: Now) -> Value {
             "ready": sender.instance.service.ready,
             "problems": sender.instance.service.problems,
             "peers": sender.peers.len(),
-            "workers": sender.workers.len(),
+            "workers": sender.workers().len(),
             "accepted": totals.counters.accepted,
             "rejected": totals.counters.rejected(),
             "work": totals.counters.work.to_string(),

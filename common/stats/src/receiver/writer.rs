@@ -19,7 +19,7 @@ use super::order::{Order, Peer};
 use super::{Error, Expected, History, StorageConfig, View};
 use crate::board::Board;
 use crate::series::Period;
-use crate::state::{Outcome, Refusal, SenderKey};
+use crate::state::{Outcome, Refusal, SHORTEST_HEARTBEAT, SenderKey};
 use crate::store::{Batch, Committed, Connection as Store, Old, seconds};
 
 /// Orders that are applied under one lock, so that readers need not wait for more.
@@ -35,8 +35,8 @@ const SERIES_AT_ONCE: usize = 1000;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How often senders that nobody listens to are excused for their silence.
-const EXCUSE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often senders that nobody listens to are excused for their silence: before any of them can be called silent.
+const EXCUSE_INTERVAL: Duration = SHORTEST_HEARTBEAT;
 
 /// Old samples are deleted so often, of so many series. Where nothing is told, this also finds out whether the database can
 /// be written.

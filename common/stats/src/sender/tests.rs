@@ -392,7 +392,7 @@ proptest! {
         prop_assert_eq!(plain(&sender.totals().counters), plain(&inner.total));
         for (name, counters) in &inner.by_worker {
             let key = WorkerKey { account: "account".to_owned(), worker: name.clone() };
-            let known = sender.workers[&key].totals();
+            let known = sender.workers()[&key].totals();
             prop_assert_eq!(plain(&known.counters), plain(counters));
             let peer = PeerName {
                 protocol: "sv1".to_owned(),

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use stats_events::{Block, Counters, UpstreamState};
 
-use super::sender::{Instance, PeerName, PeerSession, WorkerKey};
+use super::sender::{Instance, PeerName, PeerSession};
 use super::totals::Totals;
+use super::workers::WorkerKey;
 
 /// Which piece of a sender.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

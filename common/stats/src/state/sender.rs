@@ -1,21 +1,22 @@
 //! One sender: its present instance, its peers and workers, and the sums of what was before.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use stats_events::{
-    Block, Counters, Event, Hello, Numbered, Peer, PeerEnd, PeerState, ServiceState, Template,
-    UpstreamState, WorkerState,
+    Block, Event, Hello, Numbered, Peer, PeerEnd, PeerState, ServiceState, Template, UpstreamState,
 };
 
+use super::changes::{Changes, Subject, told};
 use super::document::{Document, Key};
 use super::totals::{Totals, renew};
+use super::workers::{Worker, WorkerKey, WorkerSession, Workers};
 use super::{LONGEST_HEARTBEAT, MISSED_HEARTBEATS, Now, Outcome, heartbeat};
 
-/// Peers, workers and worker sessions of one sender that are kept apart. Beyond, a worker is booked as [`WorkerKey::other`]
-/// and a peer that is not known yet is not shown; the sender's own sums hold all of them.
-const MOST_OF_A_KIND: usize = 100_000;
+/// Peers, workers and sessions of workers of one sender. Beyond, what is not known yet is skipped and counted; the sender's
+/// own sums hold all of it.
+pub(super) const MOST_OF_A_KIND: usize = 100_000;
 
 /// Upstreams and blocks of one sender that are kept.
 const MOST_UPSTREAMS: usize = 64;
@@ -48,26 +49,6 @@ impl PeerName {
             protocol: peer.protocol.clone(),
             host: host.to_owned(),
             device: device.cloned().unwrap_or_default(),
-        }
-    }
-}
-
-/// A worker of an account.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct WorkerKey {
-    /// Who is paid.
-    pub account: String,
-    /// Who works.
-    pub worker: String,
-}
-
-impl WorkerKey {
-    /// All that have no place of their own.
-    #[must_use]
-    pub fn other() -> Self {
-        Self {
-            account: "other".into(),
-            worker: String::new(),
         }
     }
 }
@@ -108,40 +89,6 @@ pub struct PeerSession {
     pub(super) told_ms: Option<u64>,
 }
 
-/// A worker's session that has not ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkerSession {
-    /// When it began.
-    pub since_ms: u64,
-    /// Of its channel or connection.
-    pub difficulty: Option<f64>,
-    /// Its latest.
-    pub counters: Counters,
-    /// When they were told last, by the service's clock; nothing if they were not.
-    pub(super) told_ms: Option<u64>,
-}
-
-/// A worker with all its sessions.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Worker {
-    /// Sessions that have ended.
-    pub ended: Totals,
-    /// Those that have not, by peer and channel.
-    pub sessions: BTreeMap<(u64, u32), WorkerSession>,
-}
-
-impl Worker {
-    /// All its sessions together.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        let mut totals = self.ended.clone();
-        for session in self.sessions.values() {
-            totals.add_session(&session.counters);
-        }
-        totals
-    }
-}
-
 /// Whether a sender can be heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
@@ -164,16 +111,13 @@ pub struct Sender {
     pub peers: BTreeMap<u64, PeerSession>,
     /// Ended sessions of peers.
     pub peer_totals: HashMap<PeerName, Totals>,
-    /// All workers.
-    pub workers: HashMap<WorkerKey, Worker>,
     /// By their addresses.
     pub upstreams: BTreeMap<String, UpstreamState>,
     /// By their hashes.
     pub blocks: BTreeMap<String, Block>,
     /// Events that were beyond the bounds.
     pub skipped: u64,
-    /// Workers with sessions, by peer: one of thousands that goes must not have all be looked through.
-    workers_of: HashMap<u64, HashSet<WorkerKey>>,
+    workers: Workers,
     connected: bool,
     heard_at: Option<Instant>,
     heartbeat: Duration,
@@ -188,11 +132,10 @@ impl Sender {
             expected: false,
             peers: BTreeMap::new(),
             peer_totals: HashMap::new(),
-            workers: HashMap::new(),
             upstreams: BTreeMap::new(),
             blocks: BTreeMap::new(),
             skipped: 0,
-            workers_of: HashMap::new(),
+            workers: Workers::default(),
             connected: false,
             heard_at: None,
             heartbeat: LONGEST_HEARTBEAT,
@@ -218,6 +161,12 @@ impl Sender {
             totals.add_session(&self.instance.service.counters);
         }
         totals
+    }
+
+    /// All workers.
+    #[must_use]
+    pub fn workers(&self) -> &HashMap<WorkerKey, Worker> {
+        self.workers.all()
     }
 
     /// All sessions of peers with this name.
@@ -308,7 +257,11 @@ impl Sender {
             Event::PeerConnected(peer) => self.peer_connected(peer, changes),
             Event::Peer(state) => self.peer(now, event.at_ms, state, changes),
             Event::PeerDisconnected(end) => self.peer_disconnected(now, end, changes),
-            Event::Worker(state) => self.worker(now, event.at_ms, state, changes),
+            Event::Worker(state) => {
+                if !self.workers.tell(now, event.at_ms, state, changes) {
+                    self.skipped += 1;
+                }
+            }
             Event::Upstream(upstream) => self.upstream(upstream, changes),
             Event::Template(template) => self.instance.template = Some(template.clone()),
             Event::Block(block) => self.block(block, changes),
@@ -344,15 +297,10 @@ impl Sender {
                     counters,
                     told_ms: None,
                 };
-                self.workers_of
-                    .entry(peer)
-                    .or_default()
-                    .insert(worker.clone());
-                let worker = self.workers.entry(worker).or_default();
-                worker.sessions.insert((peer, channel), session);
+                self.workers.restore(worker, (peer, channel), session);
             }
             (Key::WorkerTotals(worker), Document::Totals(totals)) => {
-                self.workers.entry(worker).or_default().ended = totals;
+                self.workers.restore_totals(worker, totals);
             }
             (Key::Upstream(address), Document::Upstream(upstream)) => {
                 self.upstreams.insert(address, upstream);
@@ -372,10 +320,7 @@ impl Sender {
         for session in self.peers.values_mut() {
             session.told_ms = told_ms;
         }
-        let workers = self.workers.values_mut();
-        for session in workers.flat_map(|worker| worker.sessions.values_mut()) {
-            session.told_ms = told_ms;
-        }
+        self.workers.restored(told_ms);
     }
 
     pub(super) fn document(&self, key: &Key) -> Option<Document> {
@@ -388,7 +333,7 @@ impl Sender {
                 channel,
                 worker,
             } => {
-                let worker = self.workers.get(worker)?;
+                let worker = self.workers().get(worker)?;
                 let session = worker.sessions.get(&(*peer, *channel))?.clone();
                 Document::WorkerSession {
                     since_ms: session.since_ms,
@@ -397,7 +342,7 @@ impl Sender {
                 }
             }
             Key::WorkerTotals(worker) => {
-                let ended = &self.workers.get(worker)?.ended;
+                let ended = &self.workers().get(worker)?.ended;
                 Document::Totals((ended.sessions > 0).then(|| ended.clone())?)
             }
             Key::Upstream(address) => Document::Upstream(self.upstreams.get(address)?.clone()),
@@ -417,10 +362,7 @@ impl Sender {
             changes.keys.push(Key::Peer(peer));
             self.fold_peer(&session, changes);
         }
-        self.workers_of.clear();
-        for (key, worker) in &mut self.workers {
-            end_sessions(key, worker, |_| true, changes);
-        }
+        self.workers.end_all(changes);
         changes
             .keys
             .extend(self.upstreams.keys().cloned().map(Key::Upstream));
@@ -431,7 +373,7 @@ impl Sender {
         let mut counters = std::mem::take(&mut self.instance.service.counters);
         let hashes = renew(&mut counters, &service.counters);
         let from_ms = told(&mut self.told_ms, now, at_ms, self.instance.started_at_ms);
-        changes.work(Subject::Sender, from_ms, hashes);
+        changes.work(|| Subject::Sender, from_ms, hashes);
         self.instance.service = ServiceState {
             counters,
             ..service.clone()
@@ -450,9 +392,8 @@ impl Sender {
             let hashes = renew(&mut counters, &state.counters);
             let connected_at_ms = session.peer.connected_at_ms;
             let from_ms = told(&mut session.told_ms, now, at_ms, connected_at_ms);
-            if hashes > 0 {
-                changes.work(Subject::Peer(PeerName::of(&session.peer)), from_ms, hashes);
-            }
+            let subject = || Subject::Peer(PeerName::of(&session.peer));
+            changes.work(subject, from_ms, hashes);
             session.state = PeerState {
                 counters,
                 ..state.clone()
@@ -481,15 +422,12 @@ impl Sender {
             let hashes = renew(&mut session.state.counters, &end.counters);
             let (at_ms, since_ms) = (end.disconnected_at_ms, session.peer.connected_at_ms);
             let from_ms = told(&mut session.told_ms, now, at_ms, since_ms);
-            changes.work(Subject::Peer(PeerName::of(&session.peer)), from_ms, hashes);
+            let subject = || Subject::Peer(PeerName::of(&session.peer));
+            changes.work(subject, from_ms, hashes);
             changes.keys.push(Key::Peer(end.peer));
             self.fold_peer(&session, changes);
         }
-        for key in self.workers_of.remove(&end.peer).into_iter().flatten() {
-            if let Some(worker) = self.workers.get_mut(&key) {
-                end_sessions(&key, worker, |peer| peer == end.peer, changes);
-            }
-        }
+        self.workers.end_of(end.peer, changes);
     }
 
     fn fold_peer(&mut self, session: &PeerSession, changes: &mut Changes) {
@@ -503,53 +441,6 @@ impl Sender {
             .entry(name)
             .or_default()
             .add_session(&session.state.counters);
-    }
-
-    fn worker(&mut self, now: Now, at_ms: u64, state: &WorkerState, changes: &mut Changes) {
-        let mut key = WorkerKey {
-            account: state.account.clone(),
-            worker: state.worker.clone(),
-        };
-        if self.workers.len() >= MOST_OF_A_KIND && !self.workers.contains_key(&key) {
-            key = WorkerKey::other();
-        }
-        let workers = self.workers_of.entry(state.peer).or_default();
-        if !workers.contains(&key) {
-            workers.insert(key.clone());
-        }
-        let worker = self.workers.entry(key.clone()).or_default();
-        let place = (state.peer, state.channel);
-        // A channel that was closed and opened again under the same number is another session.
-        if worker
-            .sessions
-            .get(&place)
-            .is_some_and(|known| known.since_ms != state.since_ms)
-        {
-            end_sessions(&key, worker, |peer| peer == state.peer, changes);
-        }
-        let session = worker.sessions.entry(place).or_insert(WorkerSession {
-            since_ms: state.since_ms,
-            difficulty: None,
-            counters: Counters::default(),
-            told_ms: None,
-        });
-        let hashes = renew(&mut session.counters, &state.counters);
-        let from_ms = told(&mut session.told_ms, now, at_ms, state.since_ms);
-        if hashes > 0 {
-            changes.work(Subject::Worker(key.clone()), from_ms, hashes);
-        }
-        session.difficulty = state.difficulty.or(session.difficulty);
-        changes.keys.push(Key::WorkerSession {
-            peer: state.peer,
-            channel: state.channel,
-            worker: key.clone(),
-        });
-        if state.ended
-            && let Some(session) = worker.sessions.remove(&place)
-        {
-            worker.ended.add_session(&session.counters);
-            changes.keys.push(Key::WorkerTotals(key));
-        }
     }
 
     fn upstream(&mut self, upstream: &UpstreamState, changes: &mut Changes) {
@@ -571,83 +462,5 @@ impl Sender {
         }
         changes.keys.push(Key::Block(block.hash.clone()));
         self.blocks.insert(block.hash.clone(), block.clone());
-    }
-}
-
-/// What an event has changed.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    pub(super) keys: Vec<Key>,
-    pub(super) work: Vec<Done>,
-}
-
-impl Changes {
-    fn work(&mut self, subject: Subject, from_ms: u64, hashes: u128) {
-        if hashes > 0 {
-            self.work.push(Done {
-                subject,
-                from_ms,
-                hashes,
-            });
-        }
-    }
-}
-
-/// Whose hashrate is measured.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Subject {
-    /// A sender, by its own sums.
-    Sender,
-    /// All sessions of a peer's name.
-    Peer(PeerName),
-    /// All sessions of a worker.
-    Worker(WorkerKey),
-}
-
-/// Work that was not known before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    /// Whose.
-    pub subject: Subject,
-    /// It was done since then, by the service's clock.
-    pub from_ms: u64,
-    /// How much.
-    pub hashes: u128,
-}
-
-/// Since when a session's new work was done, by the service's clock: since it told last or, the first time, since it began.
-/// Its beginning is known by the sender's clock, of which only the time since then is taken.
-fn told(last_ms: &mut Option<u64>, now: Now, at_ms: u64, since_ms: u64) -> u64 {
-    last_ms.replace(now.unix_ms).unwrap_or_else(|| {
-        // A peer that nobody has announced began nobody knows when.
-        let since_ms = if since_ms == 0 { at_ms } else { since_ms };
-        now.unix_ms.saturating_sub(at_ms.saturating_sub(since_ms))
-    })
-}
-
-/// Folds the sessions with these peers into the worker's totals.
-fn end_sessions(
-    key: &WorkerKey,
-    worker: &mut Worker,
-    ends: impl Fn(u64) -> bool,
-    changes: &mut Changes,
-) {
-    let Worker { ended, sessions } = worker;
-    let before = ended.sessions;
-    sessions.retain(|(peer, channel), session| {
-        if !ends(*peer) {
-            return true;
-        }
-        ended.add_session(&session.counters);
-        changes.keys.push(Key::WorkerSession {
-            peer: *peer,
-            channel: *channel,
-            worker: key.clone(),
-        });
-        false
-    });
-    if ended.sessions > before {
-        changes.keys.push(Key::WorkerTotals(key.clone()));
     }
 }

@@ -71,7 +71,7 @@ impl Service {
     }
 
     fn worker(&self, worker: &str) -> Totals {
-        self.sender().workers[&worker_key(worker)].totals()
+        self.sender().workers()[&worker_key(worker)].totals()
     }
 }
 
@@ -239,7 +239,54 @@ fn a_channel_opened_again_under_the_same_number_is_another_session() {
     };
     stats.tell(&session, 3, Event::Worker(ended));
     assert_eq!(stats.worker("w").counters, counters(10));
-    assert!(stats.sender().workers[&worker_key("w")].sessions.is_empty());
+    assert!(
+        stats.sender().workers()[&worker_key("w")]
+            .sessions
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_channel_that_is_opened_again_leaves_the_workers_other_channels_alone() {
+    let mut stats = Service::new();
+    let session = stats.hello("a", "1").unwrap();
+    let on = |channel, since_ms, accepted| {
+        Event::Worker(WorkerState {
+            peer: 1,
+            channel,
+            account: "account".into(),
+            worker: "w".into(),
+            since_ms,
+            counters: counters(accepted),
+            ..WorkerState::default()
+        })
+    };
+    for (sequence, event) in [on(1, 5, 10), on(2, 5, 20), on(1, 6, 1), on(2, 5, 21)]
+        .into_iter()
+        .enumerate()
+    {
+        stats.tell(&session, sequence as u64 + 1, event);
+    }
+    let totals = stats.worker("w");
+    assert_eq!((totals.counters, totals.sessions), (counters(32), 3));
+}
+
+#[test]
+fn what_one_sender_can_have_kept_is_bounded() {
+    let mut stats = Service::new();
+    let session = stats.hello("a", "1").unwrap();
+    let most = sender::MOST_OF_A_KIND as u64;
+    for peer in 1..=most + 10 {
+        stats.tell(&session, peer, worker(peer, "w", 1));
+    }
+    let known = &stats.sender().workers()[&worker_key("w")];
+    assert_eq!(known.sessions.len() as u64, most);
+    assert_eq!(stats.sender().skipped, 10);
+    // Those that are known go on, and one that goes leaves its place.
+    stats.tell(&session, most + 20, gone(1, 0));
+    stats.tell(&session, most + 21, worker(most + 11, "w", 1));
+    assert_eq!(stats.worker("w").counters, counters(most + 1));
+    assert_eq!(stats.sender().skipped, 10);
 }
 
 #[test]
@@ -336,7 +383,7 @@ fn what_is_out_of_bounds_counts_as_told_and_is_skipped() {
     let outcome = stats.tell(&session, 1, worker(1, &"x".repeat(600), 1));
     assert_eq!(outcome, Outcome::Skipped);
     assert_eq!(stats.tell(&session, 2, Event::Unknown), Outcome::Skipped);
-    assert!(stats.sender().workers.is_empty());
+    assert!(stats.sender().workers().is_empty());
     assert_eq!(stats.hello("a", "1").unwrap().last_sequence, 2);
 }
 
@@ -358,7 +405,8 @@ fn a_blocks_newest_state_is_kept() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Worker(u64, u8, u8),
+    Worker(u64, u8, u8, u8),
+    Reopen(u64, u8),
     Peer(u64),
     Gone(u64),
     SenderRestart,
@@ -369,7 +417,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0u64..3, 0u8..3, 0u8..20).prop_map(|(peer, worker, shares)| Step::Worker(peer, worker, shares)),
+        8 => (0u64..3, 0u8..3, 0u8..2, 0u8..20)
+            .prop_map(|(peer, worker, channel, shares)| Step::Worker(peer, worker, channel, shares)),
+        2 => (0u64..3, 0u8..2).prop_map(|(peer, channel)| Step::Reopen(peer, channel)),
         2 => (0u64..3).prop_map(Step::Peer),
         2 => (0u64..3).prop_map(Step::Gone),
         1 => Just(Step::SenderRestart),
@@ -387,20 +437,34 @@ proptest! {
         let mut instance = 1;
         let mut session = stats.hello("a", "1").unwrap();
         let mut told: Vec<Numbered> = Vec::new();
-        // The sender's own counts: of sessions, by peer and worker, and of each worker in all.
-        let mut sessions: HashMap<(u64, u8), u64> = HashMap::new();
+        // The sender's own counts: of sessions, by peer, worker and channel, and of each worker in all.
+        let mut sessions: HashMap<(u64, u8, u8), u64> = HashMap::new();
+        let mut since: HashMap<(u64, u8), u64> = HashMap::new();
         let mut truth: HashMap<u8, u64> = HashMap::new();
         for step in steps {
             let event = match step {
-                Step::Worker(peer, number, shares) => {
+                Step::Worker(peer, number, channel, shares) => {
                     *truth.entry(number).or_default() += u64::from(shares);
-                    let accepted = sessions.entry((peer, number)).or_default();
+                    let accepted = sessions.entry((peer, number, channel)).or_default();
                     *accepted += u64::from(shares);
-                    Some(worker(peer, &number.to_string(), *accepted))
+                    Some(Event::Worker(WorkerState {
+                        peer,
+                        channel: channel.into(),
+                        account: "account".into(),
+                        worker: number.to_string(),
+                        since_ms: since.get(&(peer, channel)).copied().unwrap_or(5),
+                        counters: counters(*accepted),
+                        ..WorkerState::default()
+                    }))
+                }
+                Step::Reopen(peer, channel) => {
+                    *since.entry((peer, channel)).or_insert(5) += 1;
+                    sessions.retain(|(of, _, on), _| (*of, *on) != (peer, channel));
+                    None
                 }
                 Step::Peer(number) => Some(peer(number)),
                 Step::Gone(number) => {
-                    sessions.retain(|(peer, _), _| *peer != number);
+                    sessions.retain(|(peer, ..), _| *peer != number);
                     Some(gone(number, 0))
                 }
                 Step::SenderRestart => {

@@ -14,7 +14,7 @@ use super::chart::Range;
 use super::history::{self, Whose};
 use super::model::{self, Block, Overview, Page, Peer, Service, Shares, Upstream, WorkerRow};
 use super::pages::Asked;
-use super::site::{Kind, Site};
+use super::site::Site;
 use crate::state::{SenderKey, WorkerKey};
 
 /// Blocks of an answer.
@@ -127,7 +127,7 @@ pub(super) fn router() -> Router<Site> {
 }
 
 /// The document as a list.
-pub(super) fn operations(_kind: Kind) -> Vec<Operation> {
+pub(super) fn operations() -> Vec<Operation> {
     let paths = Document::openapi().paths.paths;
     let operation = |(path, item): (String, PathItem)| {
         let get = item.get?;

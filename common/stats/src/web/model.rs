@@ -242,9 +242,9 @@ pub(super) fn overview(board: &Board, now: Now, roles: &[&str]) -> Overview {
     let mut template: Option<&stats_events::Template> = None;
     for (_, sender) in counted(board, roles) {
         shares.add(&sender.totals());
-        workers += sender.workers.len();
+        workers += sender.workers().len();
         let active = |worker: &&crate::state::Worker| !worker.sessions.is_empty();
-        workers_active += sender.workers.values().filter(active).count();
+        workers_active += sender.workers().values().filter(active).count();
         if sender.link(now) != Link::Down {
             for session in sender.peers.values() {
                 let kind = peers::kind(&session.peer).to_owned();
@@ -307,7 +307,7 @@ fn service(board: &Board, now: Now, key: &SenderKey, sender: &Sender) -> Service
         last_seen_ms: seen.then_some(instance.last_seen_ms),
         endpoints: endpoints.collect(),
         peers: sender.peers.len(),
-        workers: sender.workers.len(),
+        workers: sender.workers().len(),
         hashrate: Hashrates::of(|window| board.hashrate(now, key, Of::Sender, window)),
         shares: Shares::from(&sender.totals().counters),
     }

@@ -375,7 +375,7 @@ pub(super) async fn connect(State(site): State<Site>, headers: HeaderMap) -> Ans
 
 pub(super) async fn api(State(site): State<Site>) -> Answer {
     let (shell, ()) = look(&site, "/api", |_, _| ()).await?;
-    let operations = super::api::operations(site.kind);
+    let operations = super::api::operations();
     Ok(html(StatusCode::OK, &ApiPage { shell, operations }))
 }
 

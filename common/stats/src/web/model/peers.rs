@@ -122,7 +122,7 @@ impl<'a> Crowd<'a> {
         for session in sender.peers.values() {
             *crowd.names.entry(PeerName::of(&session.peer)).or_default() += 1;
         }
-        for (key, worker) in &sender.workers {
+        for (key, worker) in sender.workers() {
             let mut last = None;
             for (peer, _) in worker.sessions.keys() {
                 if last.replace(*peer) != Some(*peer) {
@@ -325,7 +325,7 @@ pub(crate) fn workers(board: &Board, now: Now, roles: &[&str], list: &List) -> P
     let mut rows = Vec::new();
     for (sender, known) in counted(board, roles) {
         let heard = known.link(now) == Link::Up;
-        for (key, worker) in &known.workers {
+        for (key, worker) in known.workers() {
             if list.finds(&[&key.account, &key.worker]) || list.finds(&[&name(key)]) {
                 let number = worker_number(board, now, sender, (key, worker), list.sort);
                 rows.push((number, sender, key, worker, heard));

@@ -1,0 +1,207 @@
+//! Workers of a sender: their sessions by peer and channel, and the sums of those that have ended.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+use stats_events::{Counters, WorkerState};
+
+use super::Now;
+use super::changes::{Changes, Subject, told};
+use super::document::Key;
+use super::sender::MOST_OF_A_KIND;
+use super::totals::{Totals, renew};
+
+/// A worker of an account.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkerKey {
+    /// Who is paid.
+    pub account: String,
+    /// Who works.
+    pub worker: String,
+}
+
+/// A worker's session that has not ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerSession {
+    /// When it began.
+    pub since_ms: u64,
+    /// Of its channel or connection.
+    pub difficulty: Option<f64>,
+    /// Its latest.
+    pub counters: Counters,
+    /// When they were told last, by the service's clock; nothing if they were not.
+    pub(super) told_ms: Option<u64>,
+}
+
+/// A worker with all its sessions.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Worker {
+    /// Sessions that have ended.
+    pub ended: Totals,
+    /// Those that have not, by peer and channel.
+    pub sessions: BTreeMap<(u64, u32), WorkerSession>,
+}
+
+impl Worker {
+    /// All its sessions together.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.ended.clone();
+        for session in self.sessions.values() {
+            totals.add_session(&session.counters);
+        }
+        totals
+    }
+}
+
+/// A peer and a channel of it: where a worker has a session.
+type Place = (u64, u32);
+
+/// All workers of a sender.
+#[derive(Debug, Default)]
+pub(super) struct Workers {
+    all: HashMap<WorkerKey, Worker>,
+    /// Sessions that have not ended, by peer: one of thousands that goes must not have all be looked through.
+    open_of: HashMap<u64, HashSet<(u32, WorkerKey)>>,
+    /// How many these are.
+    open: usize,
+}
+
+impl Workers {
+    pub(super) fn all(&self) -> &HashMap<WorkerKey, Worker> {
+        &self.all
+    }
+
+    /// Takes how a worker does. `false` if there is no room for it.
+    pub(super) fn tell(
+        &mut self,
+        now: Now,
+        at_ms: u64,
+        state: &WorkerState,
+        changes: &mut Changes,
+    ) -> bool {
+        let key = WorkerKey {
+            account: state.account.clone(),
+            worker: state.worker.clone(),
+        };
+        let place = (state.peer, state.channel);
+        // A channel that was closed and opened again under the same number is another session.
+        let known = self
+            .all
+            .get(&key)
+            .and_then(|worker| worker.sessions.get(&place));
+        if known.is_some_and(|known| known.since_ms != state.since_ms) {
+            self.end(&key, place, changes);
+        }
+        if !self.begin(&key, place, state.since_ms) {
+            return false;
+        }
+        let worker = self.all.get_mut(&key);
+        let Some(session) = worker.and_then(|worker| worker.sessions.get_mut(&place)) else {
+            return false;
+        };
+        let hashes = renew(&mut session.counters, &state.counters);
+        let from_ms = told(&mut session.told_ms, now, at_ms, state.since_ms);
+        session.difficulty = state.difficulty.or(session.difficulty);
+        changes.work(|| Subject::Worker(key.clone()), from_ms, hashes);
+        if state.ended {
+            self.end(&key, place, changes);
+        } else {
+            changes.keys.push(session_key(key, place));
+        }
+        true
+    }
+
+    /// A peer has gone: its sessions have ended.
+    pub(super) fn end_of(&mut self, peer: u64, changes: &mut Changes) {
+        for (channel, key) in self.open_of.remove(&peer).into_iter().flatten() {
+            self.end(&key, (peer, channel), changes);
+        }
+    }
+
+    /// All sessions have ended.
+    pub(super) fn end_all(&mut self, changes: &mut Changes) {
+        for (peer, sessions) in std::mem::take(&mut self.open_of) {
+            for (channel, key) in sessions {
+                self.end(&key, (peer, channel), changes);
+            }
+        }
+    }
+
+    pub(super) fn restore(&mut self, key: WorkerKey, place: Place, session: WorkerSession) {
+        if self.begin(&key, place, session.since_ms)
+            && let Some(worker) = self.all.get_mut(&key)
+        {
+            worker.sessions.insert(place, session);
+        }
+    }
+
+    pub(super) fn restore_totals(&mut self, key: WorkerKey, totals: Totals) {
+        self.all.entry(key).or_default().ended = totals;
+    }
+
+    /// All sessions are there: what is told next was done since then.
+    pub(super) fn restored(&mut self, told_ms: Option<u64>) {
+        let sessions = self
+            .all
+            .values_mut()
+            .flat_map(|worker| worker.sessions.values_mut());
+        sessions.for_each(|session| session.told_ms = told_ms);
+    }
+
+    /// Sees to it that there is a session. `false` if there is no room for it.
+    fn begin(&mut self, key: &WorkerKey, place: Place, since_ms: u64) -> bool {
+        let known = self.all.get(key);
+        if known.is_some_and(|worker| worker.sessions.contains_key(&place)) {
+            return true;
+        }
+        let is_full = known.is_none() && self.all.len() >= MOST_OF_A_KIND;
+        if is_full || self.open >= MOST_OF_A_KIND {
+            return false;
+        }
+        let (peer, channel) = place;
+        let session = WorkerSession {
+            since_ms,
+            difficulty: None,
+            counters: Counters::default(),
+            told_ms: None,
+        };
+        let worker = self.all.entry(key.clone()).or_default();
+        worker.sessions.insert(place, session);
+        self.open_of
+            .entry(peer)
+            .or_default()
+            .insert((channel, key.clone()));
+        self.open += 1;
+        true
+    }
+
+    /// Folds a session into the sum of those that have ended.
+    fn end(&mut self, key: &WorkerKey, place: Place, changes: &mut Changes) {
+        let Some(worker) = self.all.get_mut(key) else {
+            return;
+        };
+        let Some(session) = worker.sessions.remove(&place) else {
+            return;
+        };
+        worker.ended.add_session(&session.counters);
+        self.open -= 1;
+        let (peer, channel) = place;
+        if let Some(sessions) = self.open_of.get_mut(&peer) {
+            sessions.remove(&(channel, key.clone()));
+            if sessions.is_empty() {
+                self.open_of.remove(&peer);
+            }
+        }
+        changes.keys.push(session_key(key.clone(), place));
+        changes.keys.push(Key::WorkerTotals(key.clone()));
+    }
+}
+
+fn session_key(worker: WorkerKey, (peer, channel): Place) -> Key {
+    Key::WorkerSession {
+        peer,
+        channel,
+        worker,
+    }
+}
