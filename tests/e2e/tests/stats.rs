@@ -29,7 +29,7 @@ fn pool() -> SenderKey {
 fn shown(view: &View) -> Option<(Totals, bool)> {
     view.read(|board, _| {
         let sender = board.state().sender(&pool())?;
-        let workers = sender.workers.iter().map(|(key, worker)| {
+        let workers = sender.workers().iter().map(|(key, worker)| {
             let counters = worker.totals().counters;
             let name = (key.account.clone(), key.worker.clone());
             (name, (counters.accepted, counters.work.0))
