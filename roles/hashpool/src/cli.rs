@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use miner::simulate::{Arrivals, Quality, Rate};
 use service::logs::{LogConfig, LogFormat};
 
 /// A Bitcoin mining stack: an SV2 pool, a translator for SV1 miners, and the tools around them.
@@ -29,8 +30,8 @@ pub(crate) enum Command {
     TemplateProvider(RoleArgs),
     /// Run the translator: SV1 miners on one side, an SV2 pool on the other
     Translator(RoleArgs),
-    /// Run the SV1 CPU miner, a tool for trying things out and for tests
-    Miner(RoleArgs),
+    /// Run the SV1 CPU miner, or simulate many miners: a tool for trying things out and for tests
+    Miner(MinerArgs),
     /// Run the stats service of a pool: what happens there, kept and shown
     PoolStats(RoleArgs),
     /// Run the stats service of a translator: its miners and upstreams, kept and shown
@@ -54,6 +55,53 @@ pub(crate) struct RoleArgs {
     /// Check the configuration, print what would run (secrets hidden) and end
     #[arg(long)]
     pub(crate) check_config: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MinerArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    /// Simulate so many miners instead, each with a connection of its own and the number added to its user name
+    #[arg(long, value_name = "MINERS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) simulate: Option<u32>,
+    /// Shares of each simulated miner: 6 or 6/min for a minute, 2.5/s for a second
+    #[arg(
+        long,
+        value_name = "RATE",
+        requires = "simulate",
+        default_value = "6/min"
+    )]
+    pub(crate) rate: Rate,
+    /// How shares follow each other: poisson, as real ones do, or even
+    #[arg(
+        long,
+        value_name = "HOW",
+        requires = "simulate",
+        default_value = "poisson"
+    )]
+    pub(crate) arrivals: Arrivals,
+    /// Fractions of bad shares, such as low=0.02,stale=0.05,duplicate=0.02,malformed=0.01; the rest are good
+    #[arg(
+        long,
+        value_name = "FRACTIONS",
+        requires = "simulate",
+        default_value = "good=1"
+    )]
+    pub(crate) quality: Quality,
+    /// What all chances are drawn from
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "simulate",
+        default_value_t = 0
+    )]
+    pub(crate) seed: u64,
+    /// Simulate for so many seconds; until stopped if absent
+    #[arg(long, value_name = "SECONDS", requires = "simulate", value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    pub(crate) seconds: Option<u64>,
+    /// Good shares that are expected to need more hashes are not searched for and sent with any nonce
+    #[arg(long, value_name = "HASHES", requires = "simulate", value_parser = hashrate, default_value = "1048576")]
+    pub(crate) most_hashes: f64,
 }
 
 #[derive(Debug, Args)]

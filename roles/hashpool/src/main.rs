@@ -8,6 +8,7 @@ mod keygen;
 mod ledger_report;
 mod role;
 mod secret_file;
+mod simulate;
 mod up;
 
 use std::future::Future;
@@ -39,7 +40,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pool(args) => run_role::<role::Pool>(&args, &cli.log),
         Command::TemplateProvider(args) => run_role::<role::TemplateProvider>(&args, &cli.log),
         Command::Translator(args) => run_role::<role::Translator>(&args, &cli.log),
-        Command::Miner(args) => run_role::<role::Miner>(&args, &cli.log),
+        Command::Miner(args) => match args.simulate {
+            Some(miners) => simulate::run(&args, miners, &cli.log),
+            None => run_role::<role::Miner>(&args.role, &cli.log),
+        },
         Command::PoolStats(args) => run_role::<role::PoolStats>(&args, &cli.log),
         Command::ProxyStats(args) => run_role::<role::ProxyStats>(&args, &cli.log),
         Command::Up(args) => {

@@ -220,8 +220,8 @@ fn handle(event: Event, feed: &Feed, counters: &Counters) {
             counters.mining.store(true, Relaxed);
             feed.publish(Some(work));
         }
-        Event::Accepted => count(&counters.accepted),
-        Event::Rejected(reason, words) => {
+        Event::Accepted(_) => count(&counters.accepted),
+        Event::Rejected(_, reason, words) => {
             counters.reject(reason);
             tracing::debug!(?reason, words, "share rejected");
         }
@@ -236,7 +236,7 @@ fn handle(event: Event, feed: &Feed, counters: &Counters) {
 }
 
 /// The longest line that a server may send. A notify whose coinbase pays thousands fits.
-const MAX_LINE: usize = 256 * 1024;
-const READ_SIZE: usize = 16 * 1024;
+pub(crate) const MAX_LINE: usize = 256 * 1024;
+pub(crate) const READ_SIZE: usize = 16 * 1024;
 /// Bytes waiting to be written from which on no more are made.
-const OUT_FULL: usize = 64 * 1024;
+pub(crate) const OUT_FULL: usize = 64 * 1024;

@@ -15,6 +15,7 @@ mod pacing;
 mod search;
 mod server;
 mod session;
+pub mod simulate;
 mod status;
 mod threads;
 
@@ -32,7 +33,7 @@ pub enum Error {
     /// The operator's: a value that cannot be.
     #[error("{key}: {reason}")]
     Config {
-        /// The key in the configuration.
+        /// The key in the configuration, or the option.
         key: &'static str,
         /// What is wrong with its value.
         reason: String,

@@ -29,6 +29,13 @@ impl Search {
             .find(first, count, self.top, |hash| self.target.is_met_by(hash))
             .map(|(nonce, _)| nonce)
     }
+
+    /// The first of `count` nonces that does not meet the target.
+    pub(crate) fn find_miss(&self, first: u32, count: u32) -> Option<u32> {
+        self.midstate
+            .find(first, count, u32::MAX, |hash| !self.target.is_met_by(hash))
+            .map(|(nonce, _)| nonce)
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,12 @@
 //!
 //! The connection's task drives it. It opens no socket and reads no clock, and no server can make it panic or grow.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use stratum_v1::{
     ConfigureResult, ErrorCode, ExtranonceBytes, Notify, RpcError, ServerMessage, SubscribeResult,
@@ -11,6 +16,7 @@ use stratum_v1::{
 use work::Difficulty;
 
 use crate::job::{BIP320_MASK, Claims, Epoch, Share, Template, Work};
+use crate::simulate::Kind;
 
 /// Shares that may wait for their answer; more are not taken until answers come.
 pub(crate) const MAX_UNANSWERED: usize = 256;
@@ -79,7 +85,16 @@ enum Request {
     Subscribe,
     Authorize,
     SuggestDifficulty,
-    Submit,
+    Submit(Kind),
+}
+
+/// The share that an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// What the share was.
+    pub(crate) kind: Kind,
+    /// How long the answer took.
+    pub(crate) after: Duration,
 }
 
 /// What came of a line.
@@ -88,9 +103,9 @@ pub(crate) enum Event {
     /// Hash this from now on.
     Work(Arc<Work>),
     /// A share counts.
-    Accepted,
+    Accepted(Answered),
     /// A share does not count, and the server's words for why.
-    Rejected(Reason, String),
+    Rejected(Answered, Reason, String),
     /// The server asks for another connection after so many seconds.
     Reconnect(u64),
     /// Words for the operator.
@@ -221,7 +236,7 @@ impl Session {
             ServerMessage::Response { id, outcome } => {
                 // Answers to nothing that was asked are of no use to anyone.
                 match id.number().and_then(|id| self.answered(id)) {
-                    Some(request) => self.response(request, outcome, now, out),
+                    Some(asked) => self.response(&asked, outcome, now, out),
                     None => Ok(None),
                 }
             }
@@ -239,20 +254,39 @@ impl Session {
         if !self.authorized || share.work.epoch != self.epoch || share.version_bits & !mask != 0 {
             return Submission::Stale;
         }
-        let id = self.ask(Request::Submit, now);
+        self.submit_as(Kind::Good, share, &share.work.job_id, now, out);
+        Submission::Sent
+    }
+
+    /// Sends a share for whichever job, whatever the server will make of it.
+    pub(crate) fn submit_as(
+        &mut self,
+        kind: Kind,
+        share: &Share,
+        job_id: &str,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
+        let id = self.ask(Request::Submit(kind), now);
         stratum_v1::write_submit(
             out,
             id,
             &stratum_v1::Share {
                 worker: &self.settings.user,
-                job_id: &share.work.job_id,
+                job_id,
                 extranonce2: &share.extranonce2,
                 ntime: share.work.template().ntime,
                 nonce: share.nonce,
                 version_bits: self.version_mask.map(|_| share.version_bits),
             },
         );
-        Submission::Sent
+    }
+
+    /// Sends a `mining.submit` that says nothing.
+    pub(crate) fn submit_malformed(&mut self, now: Instant, out: &mut Vec<u8>) {
+        let id = self.ask(Request::Submit(Kind::Malformed), now);
+        // Writing to a Vec cannot fail.
+        let _ = writeln!(out, r#"{{"id":{id},"method":"mining.submit","params":[]}}"#);
     }
 
     /// Since when the server owes an answer; extensions may go unanswered.
@@ -272,7 +306,7 @@ impl Session {
     pub(crate) fn unanswered_shares(&self) -> usize {
         self.unanswered
             .iter()
-            .filter(|unanswered| unanswered.request == Request::Submit)
+            .filter(|unanswered| matches!(unanswered.request, Request::Submit(_)))
             .count()
     }
 
@@ -283,20 +317,20 @@ impl Session {
         id
     }
 
-    fn answered(&mut self, id: u64) -> Option<Request> {
+    fn answered(&mut self, id: u64) -> Option<Unanswered> {
         // Servers answer in order, or nearly so: what is looked for is at the front.
         let index = self.unanswered.iter().position(|asked| asked.id == id)?;
-        self.unanswered.remove(index).map(|asked| asked.request)
+        self.unanswered.remove(index)
     }
 
     fn response(
         &mut self,
-        request: Request,
+        asked: &Unanswered,
         outcome: Result<Value<'_>, RpcError<'_>>,
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<Option<Event>, SessionError> {
-        match request {
+        match asked.request {
             Request::Configure => Ok(outcome
                 .ok()
                 .and_then(ConfigureResult::parse)
@@ -331,11 +365,19 @@ impl Session {
                 Ok(self.work.clone().map(Event::Work))
             }
             Request::SuggestDifficulty => Ok(None),
-            Request::Submit => Ok(Some(match outcome {
-                Ok(Value::Bool(true)) => Event::Accepted,
-                Ok(_) => Event::Rejected(Reason::Other, "no reason given".to_owned()),
-                Err(error) => Event::Rejected(Reason::from_code(error.code), words(&error)),
-            })),
+            Request::Submit(kind) => {
+                let answered = Answered {
+                    kind,
+                    after: now.saturating_duration_since(asked.since),
+                };
+                Ok(Some(match outcome {
+                    Ok(Value::Bool(true)) => Event::Accepted(answered),
+                    Ok(_) => Event::Rejected(answered, Reason::Other, "no reason given".to_owned()),
+                    Err(error) => {
+                        Event::Rejected(answered, Reason::from_code(error.code), words(&error))
+                    }
+                }))
+            }
         }
     }
 

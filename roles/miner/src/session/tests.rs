@@ -264,14 +264,14 @@ fn answers_are_matched_by_id_in_any_order() {
     let (_, event) = talk
         .say(&json!({"id": sent[2]["id"], "result": null, "error": [22, "Duplicate\u{1b}", null]}));
     match event {
-        Some(Event::Rejected(Reason::Duplicate, words)) => assert_eq!(words, "Duplicate "),
+        Some(Event::Rejected(_, Reason::Duplicate, words)) => assert_eq!(words, "Duplicate "),
         other => panic!("{other:?}"),
     }
     let (_, event) = talk.say(&json!({"id": sent[0]["id"], "result": true, "error": null}));
-    assert!(matches!(event, Some(Event::Accepted)), "{event:?}");
+    assert!(matches!(event, Some(Event::Accepted(_))), "{event:?}");
     let (_, event) = talk.say(&json!({"id": sent[1]["id"], "result": false, "error": null}));
     assert!(
-        matches!(event, Some(Event::Rejected(Reason::Other, _))),
+        matches!(event, Some(Event::Rejected(_, Reason::Other, _))),
         "{event:?}"
     );
     assert_eq!(talk.session.unanswered_shares(), 0);
