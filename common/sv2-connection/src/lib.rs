@@ -3,18 +3,22 @@
 //! The pool accepts with it and the translator dials with it. It hands over whole frames and takes whole frames; it
 //! never interprets a mining message, spawns no task and keeps no buffer for a connection that is idle.
 
+mod authority;
 mod cipher;
 mod connection;
 mod extensions;
 mod frame;
 mod keys;
+mod server;
 mod setup;
 
+pub use authority::{AuthorityKey, AuthorityKeyError};
 pub use cipher::{Opener, Sealer};
 pub use connection::{Connection, Gate, Options, Reader, Writer, accept, accept_at, connect};
 pub use extensions::negotiate;
 pub use frame::{Frame, FrameBuffer};
 pub use keys::{Authority, AuthorityPublicKey, AuthoritySecretKey, KeyError};
+pub use server::{Refusal, accept_setup, check_setup, refuse_setup};
 pub use setup::{mining_setup, setup, template_setup};
 
 use stratum_core::{binary_sv2, parsers_sv2};
@@ -84,6 +88,21 @@ pub enum Error {
         /// Message type of the frame.
         message_type: u8,
     },
+}
+
+impl Error {
+    /// Its name among a server's counts of why connections ended; `None` where the peer just left.
+    pub fn reason(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Closed => return None,
+            Self::HandshakeTimeout | Self::Handshake => "handshake",
+            Self::WriteTimeout => "slow-reader",
+            Self::Decrypt | Self::FrameTooLarge { .. } => "bad-frame",
+            Self::Malformed(_) => "malformed-message",
+            Self::Unexpected { .. } => "unexpected-message",
+            _ => "connection-lost",
+        })
+    }
 }
 
 /// A message that does not parse, or one of ours that does not fit its own format.

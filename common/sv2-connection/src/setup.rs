@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::{Connection, Error, FrameBuffer, MalformedMessage};
 
 /// The version of SV2 that this speaks.
-const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 2;
 
 /// A set-up for the mining protocol, with the given flags (SV2 5.3.1) and the name of the client's software.
 pub fn mining_setup<'a>(

@@ -1,6 +1,6 @@
 //! What an operator can say about the pool.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ledger::StorageConfig;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use service::{
     http::Address,
     listener::{Limits, ProxyProtocol},
 };
-use sv2_connection::{Authority, AuthoritySecretKey, Options};
+use sv2_connection::{Authority, AuthorityKey, AuthoritySecretKey, Options};
 use templates::{FailoverConfig, Sources};
 use work::Difficulty;
 
@@ -158,15 +158,7 @@ impl Config {
         if self.channels == 0 {
             return wrong("channels", "must be at least 1");
         }
-        if self.authority_secret_key.is_some() && self.authority_secret_key_file.is_some() {
-            return wrong(
-                "authority_secret_key",
-                "set either this or authority_secret_key_file",
-            );
-        }
-        if self.authority_secret_key.is_none() && self.authority_secret_key_file.is_none() {
-            return Err(Error::NoAuthorityKey);
-        }
+        self.authority_key().validate()?;
         self.accounts.validate()?;
         if self.block_confirmations == 0 {
             return wrong("block_confirmations", "must be at least 1");
@@ -191,21 +183,15 @@ impl Config {
         storage
     }
 
+    fn authority_key(&self) -> AuthorityKey<'_> {
+        AuthorityKey {
+            key: self.authority_secret_key.as_ref(),
+            file: self.authority_secret_key_file.as_deref(),
+        }
+    }
+
     pub(crate) fn authority(&self) -> Result<Authority, Error> {
-        let secret = match (&self.authority_secret_key, &self.authority_secret_key_file) {
-            (Some(secret), _) => secret.clone(),
-            (None, Some(path)) => {
-                let wrong = |problem| Error::AuthorityKeyFile {
-                    path: path.clone(),
-                    problem,
-                };
-                let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-                text.parse::<AuthoritySecretKey>()
-                    .map_err(|error| wrong(error.to_string()))?
-            }
-            (None, None) => return Err(Error::NoAuthorityKey),
-        };
-        Ok(Authority::new(secret)?)
+        Ok(self.authority_key().load()?)
     }
 
     pub(crate) fn session_settings(&self) -> Settings {

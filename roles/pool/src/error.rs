@@ -1,8 +1,6 @@
 //! Why a pool cannot start or go on.
 
-use std::path::PathBuf;
-
-use sv2_connection::KeyError;
+use sv2_connection::AuthorityKeyError;
 
 /// The operator's to mend, all of them.
 #[derive(Debug, thiserror::Error)]
@@ -15,22 +13,9 @@ pub enum Error {
         /// What is wrong with its value, and what would be right.
         problem: String,
     },
-    /// The pool has no key to prove itself with.
-    #[error(
-        "no authority key: make one with `hashpool keygen --out FILE` and set authority_secret_key_file to that file"
-    )]
-    NoAuthorityKey,
-    /// The key file cannot be read, or is none.
-    #[error("authority key file {}: {problem}", .path.display())]
-    AuthorityKeyFile {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason, or what the content is not.
-        problem: String,
-    },
-    /// The configured key is no key.
-    #[error("authority_secret_key: {0}")]
-    AuthorityKey(#[from] KeyError),
+    /// There is no key to prove itself with, or none that can be used.
+    #[error(transparent)]
+    AuthorityKey(#[from] AuthorityKeyError),
     /// The ledger cannot be opened.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),

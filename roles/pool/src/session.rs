@@ -7,16 +7,10 @@ use std::{
 };
 
 use ledger::Entry;
-use stratum_core::{
-    common_messages_sv2::{
-        ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH,
-        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
-        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, Protocol, SetupConnection,
-        SetupConnectionError, SetupConnectionSuccess,
-    },
-    parsers_sv2::CommonMessages,
+use stratum_core::common_messages_sv2::{Protocol, SetupConnection};
+use sv2_connection::{
+    Frame, FrameBuffer, MalformedMessage, Refusal, accept_setup, check_setup, refuse_setup,
 };
-use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use work::{Hashrate, Target};
 
 use crate::{
@@ -32,15 +26,15 @@ use crate::{
     shares::Rejection,
 };
 
-/// The version of SV2 that is spoken here.
-const VERSION: u16 = 2;
-
 /// `SetupConnection` flags of the mining protocol (SV2 5.3.1).
 const REQUIRES_STANDARD_JOBS: u32 = 1;
 const REQUIRES_VERSION_ROLLING: u32 = 1 << 2;
 
 /// The error code of a set-up that is refused because there is nothing to work on. SV2 has none for it.
-const NO_TEMPLATES: &str = "no-templates";
+const NO_TEMPLATES: Refusal = Refusal {
+    code: "no-templates",
+    flags: 0,
+};
 
 /// A session is in set-up until the client has introduced itself; only then it has channels.
 #[derive(Debug)]
@@ -349,26 +343,19 @@ impl Setup {
         out: &mut FrameBuffer,
     ) -> Result<Mining, Fault> {
         let unexpected = Fault::unexpected(&frame);
-        if frame.extension_type != 0 {
-            return Err(unexpected);
-        }
-        let CommonMessages::SetupConnection(request) = frame.common()? else {
+        let Some(request) = frame.setup()? else {
             return Err(unexpected);
         };
-        if let Some((code, flags)) = refusal(&request) {
-            refuse(code, flags, out)?;
-            return Err(Fault::Refused(code));
+        let flags = REQUIRES_STANDARD_JOBS | REQUIRES_VERSION_ROLLING;
+        if let Err(refusal) = check_setup(&request, Protocol::MiningProtocol, flags) {
+            refuse_setup(refusal, out)?;
+            return Err(Fault::Refused(refusal.code));
         }
         if self.outage {
-            refuse(NO_TEMPLATES, 0, out)?;
+            refuse_setup(NO_TEMPLATES, out)?;
             return Err(Fault::NoTemplates);
         }
-        out.push(CommonMessages::SetupConnectionSuccess(
-            SetupConnectionSuccess {
-                used_version: VERSION,
-                flags: 0,
-            },
-        ))?;
+        accept_setup(out)?;
         let mut mining = Mining::new(
             Arc::clone(&self.resources),
             self.work.take(),
@@ -391,30 +378,6 @@ fn introduction(request: &SetupConnection<'_>) -> Introduction {
         firmware: text(request.firmware.as_ref()),
         device_id: text(request.device_id.as_ref()),
         flags: request.flags,
-    }
-}
-
-fn refuse(code: &'static str, flags: u32, out: &mut FrameBuffer) -> Result<(), MalformedMessage> {
-    out.push(CommonMessages::SetupConnectionError(SetupConnectionError {
-        flags,
-        error_code: code.try_into().map_err(MalformedMessage::Fields)?,
-    }))
-}
-
-/// The error code, and the flags that are not supported.
-fn refusal(request: &SetupConnection<'_>) -> Option<(&'static str, u32)> {
-    let unsupported = request.flags & !(REQUIRES_STANDARD_JOBS | REQUIRES_VERSION_ROLLING);
-    if request.protocol != Protocol::MiningProtocol {
-        Some((ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, 0))
-    } else if request.get_version(VERSION, VERSION).is_none() {
-        Some((ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH, 0))
-    } else if unsupported != 0 {
-        Some((
-            ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
-            unsupported,
-        ))
-    } else {
-        None
     }
 }
 

@@ -292,13 +292,8 @@ impl Sum {
 
 /// A name for the reason, where the client did not just leave.
 pub(crate) fn reason(fault: &Fault) -> Option<&'static str> {
-    use sv2_connection::Error;
     Some(match fault {
-        Fault::Connection(Error::Closed) => return None,
-        Fault::Connection(Error::HandshakeTimeout | Error::Handshake) => "handshake",
-        Fault::Connection(Error::WriteTimeout) => "slow-reader",
-        Fault::Connection(Error::Decrypt | Error::FrameTooLarge { .. }) => "bad-frame",
-        Fault::Connection(_) => "connection-lost",
+        Fault::Connection(error) => return error.reason(),
         Fault::Malformed(_) => "malformed-message",
         Fault::Unexpected { .. } => "unexpected-message",
         Fault::Refused(_) => "refused",

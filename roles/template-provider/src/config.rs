@@ -1,10 +1,10 @@
 //! What an operator can say about the template provider.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use service::{http::Address, listener::Limits};
-use sv2_connection::{Authority, AuthoritySecretKey, Options};
+use sv2_connection::{Authority, AuthorityKey, AuthoritySecretKey, Options};
 use templates::{FailoverConfig, Sources};
 
 use crate::{Error, session::Settings};
@@ -76,37 +76,22 @@ impl Config {
         if !(2..=1000).contains(&self.templates_per_connection) {
             return wrong("templates_per_connection", "2 to 1000 are possible");
         }
-        match (&self.authority_secret_key, &self.authority_secret_key_file) {
-            (Some(_), Some(_)) => {
-                return wrong(
-                    "authority_secret_key",
-                    "set either this or authority_secret_key_file",
-                );
-            }
-            (None, None) => return Err(Error::NoAuthorityKey),
-            _ => {}
-        }
+        self.authority_key().validate()?;
         self.limits.validate()?;
         self.template.validate()?;
         self.failover.validate()?;
         Ok(())
     }
 
+    fn authority_key(&self) -> AuthorityKey<'_> {
+        AuthorityKey {
+            key: self.authority_secret_key.as_ref(),
+            file: self.authority_secret_key_file.as_deref(),
+        }
+    }
+
     pub(crate) fn authority(&self) -> Result<Authority, Error> {
-        let secret = match (&self.authority_secret_key, &self.authority_secret_key_file) {
-            (Some(secret), _) => secret.clone(),
-            (None, Some(path)) => {
-                let wrong = |problem| Error::AuthorityKeyFile {
-                    path: path.clone(),
-                    problem,
-                };
-                let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-                text.parse::<AuthoritySecretKey>()
-                    .map_err(|error| wrong(error.to_string()))?
-            }
-            (None, None) => return Err(Error::NoAuthorityKey),
-        };
-        Ok(Authority::new(secret)?)
+        Ok(self.authority_key().load()?)
     }
 
     pub(crate) fn session_settings(&self) -> Settings {

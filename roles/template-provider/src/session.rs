@@ -8,22 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stratum_core::{
-    common_messages_sv2::{
-        ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH,
-        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
-        ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, Protocol, SetupConnection,
-        SetupConnectionError, SetupConnectionSuccess,
-    },
-    parsers_sv2::CommonMessages,
+use stratum_core::common_messages_sv2::Protocol;
+use sv2_connection::{
+    Frame, FrameBuffer, MalformedMessage, accept_setup, check_setup, refuse_setup,
 };
-use sv2_connection::{Frame, FrameBuffer, MalformedMessage};
 use templates::{Solution, Template, TooLarge};
 
 use distribution::Distribution;
-
-/// The version of SV2 that is spoken here.
-const VERSION: u16 = 2;
 
 /// A session is in set-up until the client has introduced itself; only then it gets templates.
 #[derive(Debug)]
@@ -136,21 +127,16 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Its name among the counters; the pool's names for the same.
-    pub(crate) fn reason(&self) -> &'static str {
-        use sv2_connection::Error;
-        match self {
-            Self::Connection(Error::Closed) => "closed",
-            Self::Connection(Error::HandshakeTimeout | Error::Handshake) => "handshake",
-            Self::Connection(Error::WriteTimeout) => "slow-reader",
-            Self::Connection(Error::Decrypt | Error::FrameTooLarge { .. }) => "bad-frame",
-            Self::Connection(_) => "connection-lost",
+    /// Its name among the counters; `None` where the client just left.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Connection(error) => return error.reason(),
             Self::Malformed(_) => "malformed-message",
             Self::Unexpected { .. } => "unexpected-message",
             Self::Refused(_) => "refused",
             Self::SetupTimeout => "setup-timeout",
             Self::TooLarge(_) => "constraints",
-        }
+        })
     }
 
     fn unexpected(frame: &Frame<'_>) -> Self {
@@ -176,45 +162,19 @@ pub(crate) struct Tally {
 impl Setup {
     fn handle(&mut self, frame: Frame<'_>, out: &mut FrameBuffer) -> Result<Distribution, Fault> {
         let unexpected = Fault::unexpected(&frame);
-        if frame.extension_type != 0 {
-            return Err(unexpected);
-        }
-        let CommonMessages::SetupConnection(request) = frame.common()? else {
+        let Some(request) = frame.setup()? else {
             return Err(unexpected);
         };
-        if let Some((code, flags)) = refusal(&request) {
-            out.push(CommonMessages::SetupConnectionError(SetupConnectionError {
-                flags,
-                error_code: code.try_into().map_err(MalformedMessage::Fields)?,
-            }))?;
-            return Err(Fault::Refused(code));
+        // The protocol has no flags (SV2 7).
+        if let Err(refusal) = check_setup(&request, Protocol::TemplateDistributionProtocol, 0) {
+            refuse_setup(refusal, out)?;
+            return Err(Fault::Refused(refusal.code));
         }
-        out.push(CommonMessages::SetupConnectionSuccess(
-            SetupConnectionSuccess {
-                used_version: VERSION,
-                flags: 0,
-            },
-        ))?;
+        accept_setup(out)?;
         Ok(Distribution::new(
             self.settings.remembered,
             self.newest.take(),
         ))
-    }
-}
-
-/// The error code, and the flags that are not supported: the protocol has none (SV2 7).
-fn refusal(request: &SetupConnection<'_>) -> Option<(&'static str, u32)> {
-    if request.protocol != Protocol::TemplateDistributionProtocol {
-        Some((ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_PROTOCOL, 0))
-    } else if request.get_version(VERSION, VERSION).is_none() {
-        Some((ERROR_CODE_SETUP_CONNECTION_PROTOCOL_VERSION_MISMATCH, 0))
-    } else if request.flags != 0 {
-        Some((
-            ERROR_CODE_SETUP_CONNECTION_UNSUPPORTED_FEATURE_FLAGS,
-            request.flags,
-        ))
-    } else {
-        None
     }
 }
 

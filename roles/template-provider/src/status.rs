@@ -143,10 +143,8 @@ impl Counters {
 
     pub(crate) fn disconnected(&self, fault: Option<&Fault>) {
         self.connections_closed.fetch_add(1, Ordering::Relaxed);
-        if let Some(fault) = fault
-            && !matches!(fault, Fault::Connection(sv2_connection::Error::Closed))
-        {
-            *locked(&self.disconnects).entry(fault.reason()).or_default() += 1;
+        if let Some(reason) = fault.and_then(Fault::reason) {
+            *locked(&self.disconnects).entry(reason).or_default() += 1;
         }
     }
 

@@ -7,7 +7,7 @@ use stratum_core::{
         CloseChannel, OpenExtendedMiningChannel, OpenStandardMiningChannel, SubmitSharesExtended,
         SubmitSharesStandard, UpdateChannel,
     },
-    parsers_sv2::{Mining as Message, MiningOwned},
+    parsers_sv2::{CommonMessages, Mining as Message, MiningOwned},
 };
 use work::{Difficulty, Header, header};
 

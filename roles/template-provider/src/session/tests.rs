@@ -1,7 +1,7 @@
 //! Whole conversations, without a socket.
 
 use stratum_core::{
-    parsers_sv2::TemplateDistribution,
+    parsers_sv2::{CommonMessages, TemplateDistribution},
     template_distribution_sv2::{
         CoinbaseOutputConstraints, RequestTransactionData, SubmitSolution,
     },
