@@ -25,6 +25,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+use serde::Serialize;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -83,6 +84,30 @@ impl Endpoints {
             status: Box::new(status),
             registry,
         }
+    }
+
+    /// Those of a role whose state is read through one handle. `collect` fills the families of `/metrics` when they are
+    /// asked for.
+    pub fn of<H, S>(
+        handle: &H,
+        ready: fn(&H) -> Result<(), Vec<String>>,
+        snapshot: fn(&H) -> S,
+        collect: fn(&H, &mut Families),
+    ) -> Result<Self, prometheus::Error>
+    where
+        H: Clone + Send + Sync + 'static,
+        S: Serialize + 'static,
+    {
+        let registry = Registry::new();
+        let source = handle.clone();
+        register(&registry, move |families| collect(&source, families))?;
+        let (asked, told) = (handle.clone(), handle.clone());
+        Ok(Self::new(
+            move || ready(&asked),
+            // Maps have text for keys and numbers are finite or become null, so nothing here fails.
+            move || serde_json::to_value(snapshot(&told)).unwrap_or_default(),
+            registry,
+        ))
     }
 }
 

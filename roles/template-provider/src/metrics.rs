@@ -1,26 +1,17 @@
 //! What Prometheus sees of the template provider, read from the status when it asks.
 
-use service::http::{
-    Endpoints, Families,
-    prometheus::{self, Registry},
-    register,
-};
+use service::http::{Endpoints, Families, prometheus};
 
 use crate::status::{Status, StatusHandle};
 
 /// The answers to `/readyz`, `/status` and `/metrics`.
 pub(crate) fn endpoints(status: &StatusHandle) -> Result<Endpoints, prometheus::Error> {
-    let registry = Registry::new();
-    let metrics = status.clone();
-    register(&registry, move |families| {
-        collect(&metrics.snapshot(), families);
-    })?;
-    let (ready, status) = (status.clone(), status.clone());
-    Ok(Endpoints::new(
-        move || ready.ready(),
-        move || serde_json::to_value(status.snapshot()).unwrap_or_default(),
-        registry,
-    ))
+    Endpoints::of(
+        status,
+        StatusHandle::ready,
+        StatusHandle::snapshot,
+        |status, families| collect(&status.snapshot(), families),
+    )
 }
 
 fn collect(status: &Status, families: &mut Families) {

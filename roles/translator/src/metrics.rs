@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use service::http::prometheus::{self, Registry};
-use service::http::{Endpoints, Families, register};
+use service::http::{Endpoints, Families, prometheus};
 
 use crate::session::RequestKind;
 use crate::status::{StatusHandle, Totals};
@@ -11,21 +10,17 @@ use crate::upstream::UpstreamHealth;
 
 /// What the HTTP server says of a translator.
 pub(crate) fn endpoints(status: &StatusHandle) -> Result<Endpoints, prometheus::Error> {
-    let registry = Registry::new();
-    let source = status.clone();
-    register(&registry, move |families| {
-        let totals = source.totals();
-        stratum(families, &totals);
-        own(families, &totals);
-        upstreams(families, &source);
-    })?;
-    let (ready, snapshot) = (status.clone(), status.clone());
-    Ok(Endpoints::new(
-        move || readiness(&ready),
-        // Maps have text for keys and numbers are finite or become null, so nothing here fails.
-        move || serde_json::to_value(snapshot.snapshot()).unwrap_or_default(),
-        registry,
-    ))
+    Endpoints::of(
+        status,
+        readiness,
+        StatusHandle::snapshot,
+        |status, families| {
+            let totals = status.totals();
+            stratum(families, &totals);
+            own(families, &totals);
+            upstreams(families, status);
+        },
+    )
 }
 
 /// A pool can take work, or why none can.
