@@ -3,38 +3,38 @@
 //! A permit is held before each accept, so that at the limit new connections wait in the kernel's queue instead of being
 //! taken and dropped. The only lock is the table of addresses, taken at accept and at close, never while data flows.
 
+mod admission;
+mod counters;
+mod entrance;
+mod pace;
 mod proxy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 
+use self::admission::{Addresses, Door, Place, Slots};
+use self::counters::count;
+use self::entrance::{Entrance, KEEPALIVE_AFTER};
+use self::pace::Pace;
+
+pub use self::admission::Permit;
+pub use self::counters::{Counters, Snapshot};
+pub use self::entrance::keep_alive;
 pub use self::proxy::{Mode, Network, ProxyProtocol};
-
-/// Connections that the kernel may hold for us; the system's own maximum (`somaxconn`) caps it.
-const BACKLOG: u32 = 4096;
 
 /// How long to wait when the process or the system has no file descriptor left. Long enough not to spin, short enough
 /// that a miner does not notice.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
-
-/// A peer whose machine or cable is gone is noticed after this and a few intervals more, though it never said so.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
 
 /// How many connections a listener takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ pub struct Listener {
     entrances: Vec<Entrance>,
     /// Which entrance is asked first, so that none goes short when several are busy.
     turn: usize,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     addresses: Arc<Addresses>,
     pace: Option<Pace>,
     counters: Arc<Counters>,
@@ -145,18 +145,17 @@ impl Listener {
     /// [`Error`], naming the address.
     pub fn bind(address: SocketAddr, limits: &Limits) -> Result<Self, Error> {
         limits.validate()?;
+        let slots = Slots::new(limits);
         Ok(Self {
             entrances: vec![Entrance::open(address)?],
             turn: 0,
-            slots: Arc::new(Semaphore::new(
-                limits.connections.min(Semaphore::MAX_PERMITS),
-            )),
             addresses: Arc::new(Addresses {
                 limit: limits.connections_per_address,
                 present: Mutex::default(),
             }),
             pace: limits.new_connections_per_second.map(Pace::new),
-            counters: Arc::default(),
+            counters: Arc::clone(slots.counters()),
+            slots,
             proxy: None,
             exhausted: false,
         })
@@ -228,7 +227,8 @@ impl Listener {
     /// It never fails: nobody comes to one that is closed, a lack of file descriptors is waited out, a refused
     /// connection is counted and skipped. Dropping the future loses no connection.
     pub async fn accept(&mut self) -> Accepted {
-        let slot = self.slot().await;
+        let slots = Arc::clone(&self.slots);
+        let vacancy = slots.vacancy().await;
         loop {
             if let Some(pace) = &mut self.pace {
                 pace.ready(&self.counters).await;
@@ -273,7 +273,10 @@ impl Listener {
                 stream,
                 peer,
                 entrance,
-                permit: Permit { _slot: slot, place },
+                permit: Permit {
+                    _slot: slots.take(vacancy),
+                    place,
+                },
             };
         }
     }
@@ -294,19 +297,6 @@ impl Listener {
             }
         }
         Poll::Pending
-    }
-
-    async fn slot(&self) -> OwnedSemaphorePermit {
-        let free = Arc::clone(&self.slots).try_acquire_owned();
-        if let Ok(slot) = free {
-            return slot;
-        }
-        count(&self.counters.waited_for_slot);
-        match Arc::clone(&self.slots).acquire_owned().await {
-            Ok(slot) => slot,
-            // The semaphore lives as long as `self` and is never closed.
-            Err(_closed) => std::future::pending().await,
-        }
     }
 
     async fn accept_failed(&mut self, entrance: usize, error: &io::Error) {
@@ -377,240 +367,5 @@ impl Accepted {
             None => Place::Free,
         };
         Ok(self)
-    }
-}
-
-/// Has the system ask after a peer that is silent for `idle`, and end the connection when it does not answer.
-///
-/// # Errors
-/// The system's, on a connection that is gone.
-pub fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new()
-        .with_time(idle)
-        .with_interval(KEEPALIVE_INTERVAL);
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&keepalive)?;
-    // While something that was sent is unacknowledged, nobody is asked, and the system would try for a quarter of an hour.
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(idle + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL))?;
-    Ok(())
-}
-
-/// One connection's share of the limits; dropping it gives it back.
-#[derive(Debug)]
-pub struct Permit {
-    _slot: OwnedSemaphorePermit,
-    place: Place,
-}
-
-/// Which address a connection counts for.
-#[derive(Debug)]
-enum Place {
-    Taken(#[allow(dead_code)] TakenPlace),
-    /// The load balancer has not said yet.
-    Unknown(Arc<Door>),
-    /// The load balancer's own.
-    Free,
-}
-
-/// What a connection needs to find its place later.
-#[derive(Debug)]
-struct Door {
-    proxy: Arc<ProxyProtocol>,
-    addresses: Arc<Addresses>,
-    counters: Arc<Counters>,
-}
-
-/// What a listener did, by reason. Values only grow.
-#[derive(Debug, Default)]
-pub struct Counters {
-    accepted: AtomicU64,
-    refused_per_address: AtomicU64,
-    refused_untrusted: AtomicU64,
-    refused_proxy_header: AtomicU64,
-    waited_for_slot: AtomicU64,
-    waited_for_pace: AtomicU64,
-    accept_errors: AtomicU64,
-}
-
-impl Counters {
-    /// All values as they are now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Snapshot {
-            accepted: read(&self.accepted),
-            refused_per_address: read(&self.refused_per_address),
-            refused_untrusted: read(&self.refused_untrusted),
-            refused_proxy_header: read(&self.refused_proxy_header),
-            waited_for_slot: read(&self.waited_for_slot),
-            waited_for_pace: read(&self.waited_for_pace),
-            accept_errors: read(&self.accept_errors),
-        }
-    }
-}
-
-/// [`Counters`] at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Snapshot {
-    /// Connections handed to the role.
-    pub accepted: u64,
-    /// Connections closed because their address had its limit.
-    pub refused_per_address: u64,
-    /// Connections closed because they did not come from a trusted load balancer.
-    pub refused_untrusted: u64,
-    /// Connections of load balancers closed because the PROXY header did not come or is none.
-    pub refused_proxy_header: u64,
-    /// Times that accepting paused at the limit of connections.
-    pub waited_for_slot: u64,
-    /// Times that accepting paused at the limit of new connections per second.
-    pub waited_for_pace: u64,
-    /// Errors of the system's accept, such as a lack of file descriptors.
-    pub accept_errors: u64,
-}
-
-impl Snapshot {
-    /// Connections that were closed at the door, by the reason's name in metrics.
-    #[must_use]
-    pub fn refusals(&self) -> [(&'static str, u64); 3] {
-        [
-            ("per-address", self.refused_per_address),
-            ("untrusted", self.refused_untrusted),
-            ("proxy-header", self.refused_proxy_header),
-        ]
-    }
-
-    /// Times that new connections had to wait, by the reason's name in metrics.
-    #[must_use]
-    pub fn pauses(&self) -> [(&'static str, u64); 2] {
-        [
-            ("connections", self.waited_for_slot),
-            ("pace", self.waited_for_pace),
-        ]
-    }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// One listening socket.
-#[derive(Debug)]
-struct Entrance {
-    /// Unless it is closed.
-    inner: Option<TcpListener>,
-    local: SocketAddr,
-}
-
-impl Entrance {
-    fn open(address: SocketAddr) -> Result<Self, Error> {
-        Self::try_open(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => Error::InUse { address },
-            _ => Error::Bind { address, source },
-        })
-    }
-
-    fn try_open(address: SocketAddr) -> io::Result<Self> {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // A restart must not wait for the connections of the last process to time out.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let inner = socket.listen(BACKLOG)?;
-        let local = inner.local_addr()?;
-        Ok(Self {
-            inner: Some(inner),
-            local,
-        })
-    }
-}
-
-/// How many connections each address has. Bounded by the limit of connections: an address without one has no entry.
-#[derive(Debug)]
-struct Addresses {
-    limit: usize,
-    present: Mutex<HashMap<IpAddr, usize>>,
-}
-
-impl Addresses {
-    fn enter(this: &Arc<Self>, address: IpAddr) -> Option<TakenPlace> {
-        let key = network(address);
-        let mut present = this.lock();
-        let connections = present.entry(key).or_default();
-        if *connections >= this.limit {
-            return None;
-        }
-        *connections += 1;
-        drop(present);
-        Some(TakenPlace {
-            key,
-            addresses: Arc::clone(this),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // The map is whole whenever the lock is free: no code that can panic runs between two changes.
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Debug)]
-struct TakenPlace {
-    key: IpAddr,
-    addresses: Arc<Addresses>,
-}
-
-impl Drop for TakenPlace {
-    fn drop(&mut self) {
-        let mut present = self.addresses.lock();
-        if let Some(connections) = present.get_mut(&self.key) {
-            *connections -= 1;
-            if *connections == 0 {
-                present.remove(&self.key);
-            }
-        }
-    }
-}
-
-/// What counts as one address. A home or a server gets a whole IPv6 /64, so that single addresses would limit nobody.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 => v4,
-    }
-}
-
-/// A bucket of one second's worth of connections that refills evenly.
-#[derive(Debug)]
-struct Pace {
-    interval: Duration,
-    burst: Duration,
-    /// When the bucket will be full again, or was; the fuller, the further in the past.
-    full_at: Instant,
-}
-
-impl Pace {
-    fn new(per_second: u32) -> Self {
-        Self {
-            interval: Duration::from_secs(1) / per_second.max(1),
-            burst: Duration::from_secs(1),
-            full_at: Instant::now(),
-        }
-    }
-
-    async fn ready(&self, counters: &Counters) {
-        let Some(at) = (self.full_at + self.interval).checked_sub(self.burst) else {
-            return;
-        };
-        if at > Instant::now() {
-            count(&counters.waited_for_pace);
-            sleep_until(at).await;
-        }
-    }
-
-    fn spend(&mut self) {
-        self.full_at = self.full_at.max(Instant::now()) + self.interval;
     }
 }

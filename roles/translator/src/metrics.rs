@@ -201,7 +201,7 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
         }
         *connections.entry(address).or_insert(0) += upstream.connected;
         for (reason, count) in &upstream.failures {
-            *failures.entry([address, *reason]).or_default() += count;
+            *failures.entry([address, *reason]).or_default() += u128::from(*count);
         }
     }
     families.gauges(
@@ -220,7 +220,7 @@ fn upstreams(families: &mut Families, status: &StatusHandle) {
             .into_iter()
             .map(|(address, connected)| (address, count(connected))),
     );
-    families.counters_by_two(
+    families.counters_by(
         "hashpool_translator_upstream_failures_total",
         "Failed attempts to connect to this pool, and connections to it that were lost.",
         ["upstream", "reason"],

@@ -1,7 +1,8 @@
 //! Metrics that are read from a role's own counters when they are asked for.
 //!
 //! Nothing is counted twice and nothing on a share's path knows of metrics: a role registers one function that writes down
-//! what its counters say. Label values come from the code (reasons, states), never from a peer, so that they are bounded.
+//! what its counters say. Label values come from the code (reasons, states); where they come from a peer, whoever registers
+//! them bounds how many there are and how long. Quotes, backslashes and line ends in them are escaped.
 
 use std::fmt;
 
@@ -72,7 +73,7 @@ impl fmt::Debug for Families {
 impl Families {
     /// A value that only grows.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) {
-        let metric = counter(value, Vec::new());
+        let metric = counter(value.into(), Vec::new());
         self.push(name, help, MetricType::COUNTER, vec![metric]);
     }
 
@@ -86,28 +87,22 @@ impl Families {
     ) {
         let metrics = values
             .into_iter()
-            .map(|(which, value)| counter(value, vec![pair(label, which)]))
+            .map(|(which, value)| counter(value.into(), vec![pair(label, which)]))
             .collect();
         self.push(name, help, MetricType::COUNTER, metrics);
     }
 
-    /// Values that only grow, told apart by two labels.
-    pub fn counters_by_two<'a>(
+    /// Values that only grow, told apart by several labels. No two have the same.
+    pub fn counters_by<'a, const N: usize>(
         &mut self,
         name: &str,
         help: &str,
-        labels: [&str; 2],
-        values: impl IntoIterator<Item = ([&'a str; 2], u64)>,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([&'a str; N], u128)>,
     ) {
         let metrics = values
             .into_iter()
-            .map(|(which, value)| {
-                let pairs = labels.into_iter().zip(which);
-                counter(
-                    value,
-                    pairs.map(|(label, which)| pair(label, which)).collect(),
-                )
-            })
+            .map(|(which, value)| counter(value, pairs(labels, which)))
             .collect();
         self.push(name, help, MetricType::COUNTER, metrics);
     }
@@ -129,6 +124,21 @@ impl Families {
         let metrics = values
             .into_iter()
             .map(|(which, value)| gauge(value, vec![pair(label, which)]))
+            .collect();
+        self.push(name, help, MetricType::GAUGE, metrics);
+    }
+
+    /// Values that come and go, told apart by several labels. No two have the same.
+    pub fn gauges_by<'a, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        values: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) {
+        let metrics = values
+            .into_iter()
+            .map(|(which, value)| gauge(value, pairs(labels, which)))
             .collect();
         self.push(name, help, MetricType::GAUGE, metrics);
     }
@@ -159,8 +169,19 @@ impl Families {
         self.push(name, help, MetricType::HISTOGRAM, metrics);
     }
 
-    /// What a role's listener refused, or let wait: `hashpool_<role>_refused_connections_total` and the like.
+    /// How full a role's listener is, and what it refused or let wait: `hashpool_<role>_refused_connections_total` and the
+    /// like.
     pub fn listener(&mut self, role: &str, listener: &listener::Snapshot) {
+        self.gauge(
+            &format!("hashpool_{role}_open_connections"),
+            "Connections that count against the limit.",
+            float(listener.open),
+        );
+        self.gauge(
+            &format!("hashpool_{role}_connections_limit"),
+            "Connections that there may be at a time; further ones wait in the kernel's queue.",
+            float(listener.limit),
+        );
         self.counters(
             &format!("hashpool_{role}_refused_connections_total"),
             "Connections closed at the door.",
@@ -260,7 +281,7 @@ impl<const N: usize> Histogram<N> {
 
 /// Exact up to 2^53, as all that Prometheus stores.
 #[allow(clippy::cast_precision_loss)]
-fn counter(value: u64, labels: Vec<LabelPair>) -> Metric {
+fn counter(value: u128, labels: Vec<LabelPair>) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value as f64);
     let mut metric = Metric::from_label(labels);
@@ -274,6 +295,17 @@ fn gauge(value: f64, labels: Vec<LabelPair>) -> Metric {
     let mut metric = Metric::from_label(labels);
     metric.set_gauge(gauge);
     metric
+}
+
+/// Exact up to 2^53.
+#[allow(clippy::cast_precision_loss)]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn pairs<const N: usize>(names: [&str; N], values: [&str; N]) -> Vec<LabelPair> {
+    let pairs = names.into_iter().zip(values);
+    pairs.map(|(name, value)| pair(name, value)).collect()
 }
 
 fn pair(name: &str, value: &str) -> LabelPair {

@@ -260,3 +260,16 @@ fn a_metric_that_is_there_already_or_has_a_wrong_name_is_refused() {
     assert!(with("one total").is_err());
     with("two_total").unwrap();
 }
+
+#[test]
+fn what_stands_in_a_label_cannot_leave_it() {
+    let registry = Registry::new();
+    register(&registry, |families| {
+        let hostile = "a\"} 1\nother{b=\"\\";
+        families.counters_by("one_total", "Help.", ["a", "b"], [([hostile, "c"], 5)]);
+    })
+    .unwrap();
+    let text = TextEncoder::new().encode_to_string(&registry.gather());
+    let expected = r#"one_total{a="a\"} 1\nother{b=\"\\",b="c"} 5"#;
+    assert!(text.as_ref().unwrap().contains(expected), "{text:?}");
+}

@@ -1,7 +1,11 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
+use super::admission::network;
+use super::entrance::KEEPALIVE_INTERVAL;
 use super::*;
 
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -115,6 +119,35 @@ async fn at_the_limit_the_next_connection_waits_for_one_to_end() {
         assert_eq!(waiting.await.peer, second.local_addr().unwrap());
     }
     assert_eq!(counters.snapshot().waited_for_slot, 1);
+}
+
+#[tokio::test]
+async fn how_full_it_is_is_told_without_the_place_that_is_kept_for_the_next_one() {
+    let limits = Limits {
+        connections: 2,
+        ..Limits::default()
+    };
+    let mut listener = listener(&limits);
+    let counters = listener.counters();
+    let told = || (counters.snapshot().open, counters.snapshot().limit);
+    assert_eq!(told(), (0, 2));
+    let _caller = call(&listener).await;
+    let held = listener.accept().await;
+    assert_eq!(told(), (1, 2));
+    {
+        let mut waiting = std::pin::pin!(listener.accept());
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("nobody called"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(told(), (1, 2));
+    }
+    drop(held);
+    assert_eq!(told(), (0, 2));
+    let _others = [call(&listener).await, call(&listener).await];
+    let _held = [listener.accept().await, listener.accept().await];
+    assert_eq!(told(), (2, 2));
 }
 
 #[tokio::test]
