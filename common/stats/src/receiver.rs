@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 
 pub use config::{Config, Expected, Role, StorageConfig, TlsConfig};
 pub use history::History;
+pub use metrics::MetricsConfig;
 pub use view::View;
 
 use crate::web;
@@ -94,7 +95,8 @@ impl<R: Role> Receiver<R> {
         let counters = Arc::<Counters>::default();
         let (orders, inbox) = order::queue(config.queue);
         let (writer, view) = Writer::new(opened, &config.storage, inbox, Arc::clone(&counters));
-        let endpoints = metrics::endpoints::<R>(&view, &counters, listener.counters())?;
+        let endpoints =
+            metrics::endpoints::<R>(config.metrics, &view, &counters, listener.counters())?;
         let guard = config.web.guard().map_err(|problem| Error::Config {
             key: "web.token_file",
             problem,

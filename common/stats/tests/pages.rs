@@ -205,8 +205,30 @@ async fn text_of_senders_is_text_wherever_it_is_shown() {
     assert!(head.contains("content-type: application/json"));
     assert!(head.contains("x-content-type-options: nosniff"));
     assert!(head.contains("default-src 'none'"));
-    let (_, metrics) = service.get("/metrics").await;
-    assert!(!metrics.contains("<script>"));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_had_no_room_for_is_shown() {
+    let (_database, service) = pool().await;
+    let state = |dropped_events| {
+        Event::Service(ServiceState {
+            dropped_events,
+            ..ServiceState::default()
+        })
+    };
+    let (mut client, _) = Client::connect(service.address, &hello("main", "1")).await;
+    client.tell(1, state(40_000)).await;
+    client.acked(1).await;
+    drop(client);
+    service.until_link("main", Link::Down).await;
+    let (mut client, _) = Client::connect(service.address, &hello("main", "2")).await;
+    client.tell(1, state(2)).await;
+    client.acked(1).await;
+    let services = json(&service, "/api/v1/services").await;
+    assert_eq!(services[0]["dropped_events"], 40_002);
+    let shown = page(&service, "/services").await;
+    assert!(shown.contains("Events it had no room for"), "{shown}");
     service.stop().await;
 }
 

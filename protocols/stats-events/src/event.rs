@@ -49,6 +49,9 @@ pub struct ServiceState {
     /// Sums over all peers of this instance, those that have gone included.
     #[serde(default)]
     pub counters: Counters,
+    /// Events of this instance that happen once, and that it had no room to keep until they could be told.
+    #[serde(default)]
+    pub dropped_events: u64,
 }
 
 /// An address at which a service listens.
@@ -247,6 +250,31 @@ pub enum BlockState {
     /// Something else, or not to be known.
     #[serde(other)]
     Unknown,
+}
+
+impl BlockState {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Found,
+        Self::Accepted,
+        Self::Confirmed,
+        Self::Orphaned,
+        Self::Refused,
+        Self::Unknown,
+    ];
+
+    /// As it is said.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Accepted => "accepted",
+            Self::Confirmed => "confirmed",
+            Self::Orphaned => "orphaned",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// An event that no honest sender makes.

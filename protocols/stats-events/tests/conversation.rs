@@ -44,6 +44,7 @@ fn event() -> impl Strategy<Value = Event> {
         )
             .prop_map(|(ready, problems, counters)| {
                 Event::Service(ServiceState {
+                    dropped_events: counters.submitted,
                     ready,
                     problems,
                     endpoints: vec![Endpoint {

@@ -258,6 +258,11 @@ impl Peers {
         events
     }
 
+    /// Events for which there was no room.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.blocks.dropped() + self.gone.dropped()
+    }
+
     /// When the last share was accepted.
     pub(crate) fn last_share_ms(&self) -> Option<u64> {
         Some(self.last_share_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)

@@ -78,6 +78,7 @@ impl Telling {
                 last_share_ms: self.peers.last_share_ms(),
                 ..Counters::default()
             },
+            dropped_events: self.peers.dropped(),
         }
     }
 

@@ -493,6 +493,11 @@ impl Status {
             .map_or_else(Vec::new, |gone| gone.take(most))
     }
 
+    /// Events of miners that have gone for which there was no room.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.gone.as_ref().map_or(0, Happened::dropped)
+    }
+
     /// The shares of all miners since the start, and when the last one was accepted.
     pub(crate) fn sums(&self) -> (Tally, Option<u64>) {
         let miners = lock(&self.miners);

@@ -71,6 +71,7 @@ impl Telling {
             problems,
             endpoints: self.endpoints.clone(),
             counters: counters(&tally, last_share_ms),
+            dropped_events: self.status.dropped(),
         }
     }
 }

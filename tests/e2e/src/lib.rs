@@ -228,16 +228,24 @@ pub fn start_miner(server: SocketAddr, user: &str, hashrate: f64) -> Role<miner:
     Role::new(runtime, server, status, stop)
 }
 
-/// Starts a pool's stats service that keeps everything in this folder. Nothing that it is told waits long.
-pub async fn start_pool_stats(data: &TempDir, address: Option<SocketAddr>) -> Role<View> {
-    let mut config = pool_stats::Config {
-        listen_address: address.unwrap_or_else(any_port),
+/// A stats service's settings, to be changed by the test before it starts: it keeps everything in this folder, and nothing
+/// that it is told waits long.
+pub fn stats_config<R: stats::receiver::Role>(data: &TempDir) -> stats::receiver::Config<R> {
+    let mut config = stats::receiver::Config::<R> {
+        listen_address: any_port(),
         http_address: Address::Off,
-        ..pool_stats::Config::default()
+        ..stats::receiver::Config::default()
     };
-    let file = data.path().join("pool-stats.sqlite");
+    let file = data.path().join(format!("{}.sqlite", R::NAME));
     config.storage.url = format!("sqlite:{}", file.display());
     config.storage.commit_interval_ms = 10;
+    config
+}
+
+/// Starts a stats service.
+pub async fn start_stats<R: stats::receiver::Role>(
+    config: stats::receiver::Config<R>,
+) -> Role<View> {
     let stop = CancellationToken::new();
     let runtime = runtime();
     let token = stop.clone();
@@ -251,6 +259,13 @@ pub async fn start_pool_stats(data: &TempDir, address: Option<SocketAddr>) -> Ro
         .await
         .expect("the service's task");
     Role::new(runtime, address, view, stop)
+}
+
+/// Starts a pool's stats service.
+pub async fn start_pool_stats(data: &TempDir, address: Option<SocketAddr>) -> Role<View> {
+    let mut config = stats_config::<pool_stats::PoolStats>(data);
+    config.listen_address = address.unwrap_or(config.listen_address);
+    start_stats(config).await
 }
 
 /// Waits until this gives something, looking again and again, since what it looks at are counters.

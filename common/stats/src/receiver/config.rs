@@ -12,7 +12,7 @@ use service::listener::Limits;
 use storage::Url;
 use subtle::ConstantTimeEq;
 
-use super::Error;
+use super::{Error, MetricsConfig};
 use crate::Token;
 use crate::series::Period;
 use crate::state::SenderKey;
@@ -63,6 +63,8 @@ pub struct Config<R> {
     pub expected: Vec<Expected>,
     /// Pages and API.
     pub web: WebConfig,
+    /// Series at `/metrics`.
+    pub metrics: MetricsConfig,
     /// Certificate and key.
     pub tls: TlsConfig,
     /// Connections.
@@ -88,6 +90,7 @@ impl<R: Role> Default for Config<R> {
             queue: 256,
             expected: Vec::new(),
             web: WebConfig::default(),
+            metrics: MetricsConfig::default(),
             tls: TlsConfig::default(),
             limits: Limits {
                 connections: 1000,
@@ -144,6 +147,9 @@ impl<R: Role> Config<R> {
         }
         if let Err((key, problem)) = self.web.validate(self.http_address) {
             return wrong(key, problem);
+        }
+        if let Err((key, problem)) = self.metrics.validate() {
+            return wrong(key, &problem);
         }
         self.tls.validate()?;
         self.limits.validate()?;

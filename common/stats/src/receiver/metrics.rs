@@ -1,4 +1,8 @@
-//! What operators and Prometheus see of the service itself.
+//! What operators and Prometheus see: of the service itself here, and of what it was told in [`known`] and [`single`].
+
+mod known;
+mod label;
+mod single;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,6 +16,10 @@ use super::{Role, View};
 use crate::Now;
 use crate::board::Board;
 use crate::state::{Link, Outcome};
+use known::Known;
+use single::Single;
+
+pub use single::MetricsConfig;
 
 /// What happened since the start. Values only grow.
 #[derive(Debug, Default)]
@@ -40,6 +48,7 @@ impl Counters {
 
 /// The answers to `/readyz`, `/status` and `/metrics`.
 pub(super) fn endpoints<R: Role>(
+    config: MetricsConfig,
     view: &View,
     counters: &Arc<Counters>,
     listener: Arc<listener::Counters>,
@@ -49,6 +58,12 @@ pub(super) fn endpoints<R: Role>(
     register(&registry, move |families| {
         collect(R::METRICS, &shown, &counters, families);
         families.listener(R::METRICS, &listener.snapshot());
+        let (known, single) = shown.read(|board, now| {
+            let known = Known::look(R::PAGES, board, now);
+            (known, Single::look(config, R::PAGES, board, now))
+        });
+        known.collect(R::PAGES, families);
+        single.collect(R::PAGES, families);
     })?;
     let (ready, status) = (view.clone(), view.clone());
     Ok(Endpoints::new(
@@ -132,6 +147,7 @@ fn senders(board: &Board, now: Now) -> Value {
             "network": sender.instance.network,
             "ready": sender.instance.service.ready,
             "problems": sender.instance.service.problems,
+            "dropped_events": sender.dropped(),
             "peers": sender.peers.len(),
             "workers": sender.workers().len(),
             "accepted": totals.counters.accepted,

@@ -73,6 +73,8 @@ pub struct Instance {
     pub service: ServiceState,
     /// Sums of the instances before.
     pub before: Totals,
+    /// Events that those dropped.
+    pub dropped_before: u64,
     /// What it mines on.
     pub template: Option<Template>,
 }
@@ -163,10 +165,23 @@ impl Sender {
         totals
     }
 
+    /// Events that happened once, and that it had no room to keep until they could be told; of all its instances.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        let now = self.instance.service.dropped_events;
+        self.instance.dropped_before.saturating_add(now)
+    }
+
     /// All workers.
     #[must_use]
     pub fn workers(&self) -> &HashMap<WorkerKey, Worker> {
         self.workers.all()
+    }
+
+    /// Workers with an open session.
+    #[must_use]
+    pub fn workers_active(&self) -> usize {
+        self.workers.active()
     }
 
     /// All sessions of peers with this name.
@@ -355,6 +370,8 @@ impl Sender {
         if !self.instance.instance_id.is_empty() {
             let service = std::mem::take(&mut self.instance.service);
             self.instance.before.add_session(&service.counters);
+            let dropped = &mut self.instance.dropped_before;
+            *dropped = dropped.saturating_add(service.dropped_events);
         }
         self.instance.last_sequence = 0;
         self.told_ms = None;
@@ -374,8 +391,10 @@ impl Sender {
         let hashes = renew(&mut counters, &service.counters);
         let from_ms = told(&mut self.told_ms, now, at_ms, self.instance.started_at_ms);
         changes.work(|| Subject::Sender, from_ms, hashes);
+        let dropped_events = self.instance.service.dropped_events;
         self.instance.service = ServiceState {
             counters,
+            dropped_events: service.dropped_events.max(dropped_events),
             ..service.clone()
         };
     }

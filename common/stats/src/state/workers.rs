@@ -65,11 +65,17 @@ pub(super) struct Workers {
     open_of: HashMap<u64, HashSet<(u32, WorkerKey)>>,
     /// How many these are.
     open: usize,
+    /// Workers that have any.
+    active: usize,
 }
 
 impl Workers {
     pub(super) fn all(&self) -> &HashMap<WorkerKey, Worker> {
         &self.all
+    }
+
+    pub(super) fn active(&self) -> usize {
+        self.active
     }
 
     /// Takes how a worker does. `false` if there is no room for it.
@@ -167,6 +173,7 @@ impl Workers {
             told_ms: None,
         };
         let worker = self.all.entry(key.clone()).or_default();
+        self.active += usize::from(worker.sessions.is_empty());
         worker.sessions.insert(place, session);
         self.open_of
             .entry(peer)
@@ -185,6 +192,7 @@ impl Workers {
             return;
         };
         worker.ended.add_session(&session.counters);
+        self.active -= usize::from(worker.sessions.is_empty());
         self.open -= 1;
         let (peer, channel) = place;
         if let Some(sessions) = self.open_of.get_mut(&peer) {

@@ -6,7 +6,7 @@ mod peers;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use stats_events::{BlockState, Counters};
+use stats_events::Counters;
 use utoipa::ToSchema;
 
 pub(super) use lists::{List, Page, Sort};
@@ -125,6 +125,8 @@ pub(super) struct Service {
     pub(super) hashrate: Hashrates,
     /// Shares of all its instances.
     pub(super) shares: Shares,
+    /// Events that it had no room to keep until they could be told: ends of peers, blocks. Its sums hold them all the same.
+    pub(super) dropped_events: u64,
 }
 
 /// Where a service listens.
@@ -243,8 +245,7 @@ pub(super) fn overview(board: &Board, now: Now, roles: &[&str]) -> Overview {
     for (_, sender) in counted(board, roles) {
         shares.add(&sender.totals());
         workers += sender.workers().len();
-        let active = |worker: &&crate::state::Worker| !worker.sessions.is_empty();
-        workers_active += sender.workers().values().filter(active).count();
+        workers_active += sender.workers_active();
         if sender.link(now) != Link::Down {
             for session in sender.peers.values() {
                 let kind = peers::kind(&session.peer).to_owned();
@@ -310,6 +311,7 @@ fn service(board: &Board, now: Now, key: &SenderKey, sender: &Sender) -> Service
         workers: sender.workers().len(),
         hashrate: Hashrates::of(|window| board.hashrate(now, key, Of::Sender, window)),
         shares: Shares::from(&sender.totals().counters),
+        dropped_events: sender.dropped(),
     }
 }
 
@@ -356,24 +358,13 @@ pub(super) fn blocks(board: &Board, skip: usize, take: usize) -> (usize, Vec<Blo
                 account: block.account.clone(),
                 worker: block.worker.clone(),
                 reward: block.reward,
-                state: state(block.state),
+                state: block.state.name(),
                 confirmations: block.confirmations,
                 url: None,
                 network: network.clone(),
             })
             .collect(),
     )
-}
-
-const fn state(state: BlockState) -> &'static str {
-    match state {
-        BlockState::Found => "found",
-        BlockState::Accepted => "accepted",
-        BlockState::Confirmed => "confirmed",
-        BlockState::Orphaned => "orphaned",
-        BlockState::Refused => "refused",
-        BlockState::Unknown => "unknown",
-    }
 }
 
 impl From<&stats_events::Template> for Template {

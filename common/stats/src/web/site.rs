@@ -35,6 +35,19 @@ impl Kind {
         }
     }
 
+    /// Whether the sums of such a role are part of the totals.
+    pub(crate) fn counts(self, role: &str) -> bool {
+        self.counted().contains(&role)
+    }
+
+    /// In the names of metrics of what is known.
+    pub(crate) const fn metrics(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Proxy => "proxy",
+        }
+    }
+
     /// Where the peers are shown.
     pub(super) const fn peers(self) -> &'static str {
         match self {
