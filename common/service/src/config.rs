@@ -32,10 +32,25 @@ pub fn load<T: DeserializeOwned>(
     file: Option<&Path>,
     overrides: &[(String, String)],
 ) -> Result<T, ConfigError> {
+    load_with_short_names(role, file, &[], overrides)
+}
+
+/// The same for a role that has short names of its own in the environment: each with its key (with dots) and value. They are
+/// over the file and under the variables of [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_short_names<T: DeserializeOwned>(
+    role: &str,
+    file: Option<&Path>,
+    short_names: &[(&str, &str, String)],
+    overrides: &[(String, String)],
+) -> Result<T, ConfigError> {
     let mut layers = Layers::new(role);
     if let Some(file) = file {
         layers.file(file)?;
     }
+    layers.short_names(short_names)?;
     layers.environment(std::env::vars_os())?;
     layers.overrides(overrides)?;
     layers.load()
@@ -144,6 +159,26 @@ impl Layers {
             layer
                 .set(&path, Node::text(Place::Variable(name.clone()), value))
                 .map_err(|problem| ConfigError::Variable { name, problem })?;
+        }
+        self.layers.push(layer);
+        Ok(())
+    }
+
+    /// Puts variables with names of the role's own over what there is: the name, the key (with dots), the value.
+    ///
+    /// # Errors
+    /// [`ConfigError::Variable`] when two of them exclude each other.
+    pub fn short_names(&mut self, names: &[(&str, &str, String)]) -> Result<(), ConfigError> {
+        let mut layer = Table::default();
+        for (name, key, value) in names {
+            let path: Vec<&str> = key.split('.').collect();
+            let place = Place::Variable((*name).to_owned());
+            layer
+                .set(&path, Node::text(place, value.clone()))
+                .map_err(|problem| ConfigError::Variable {
+                    name: (*name).to_owned(),
+                    problem,
+                })?;
         }
         self.layers.push(layer);
         Ok(())

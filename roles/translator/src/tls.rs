@@ -1,19 +1,13 @@
 //! The port for TLS: what it is configured with, its certificate, and how that is replaced while miners are connected.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
 use serde::{Deserialize, Serialize};
 use service::http::Address;
-use service::reload;
+use service::tls::{self, Certificate};
 use sv2_connection::Gate;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -55,7 +49,7 @@ impl TlsConfig {
                 return Err(Error::Config { key, problem });
             }
         }
-        load(self).map(drop)
+        Certificate::check(&self.certificate_file, &self.key_file).map_err(wrong)
     }
 
     /// Half of the cores are left for shares, whatever comes to the door.
@@ -73,38 +67,18 @@ const KEY: &str = "tls.key_file";
 /// Lets miners in over TLS, with the certificate that was loaded last.
 #[derive(Debug)]
 pub(crate) struct Door {
-    config: TlsConfig,
-    current: watch::Sender<Arc<ServerConfig>>,
+    certificate: Arc<Certificate>,
     gate: Gate,
 }
 
 impl Door {
     /// Loads the certificate and its key.
     pub(crate) fn open(config: &TlsConfig) -> Result<Arc<Self>, Error> {
-        let current = watch::Sender::new(load(config)?);
-        warn_if_exposed(&config.key_file);
+        let loaded = Certificate::load(&config.certificate_file, &config.key_file);
         Ok(Arc::new(Self {
-            current,
+            certificate: Arc::new(loaded.map_err(wrong)?),
             gate: Gate::new(config.handshakes_at_a_time()),
-            config: config.clone(),
         }))
-    }
-
-    /// Loads the files again. Where they are no certificate with its key, the one before stays.
-    fn reload(&self) -> Result<(), Error> {
-        let file = self.config.certificate_file.display();
-        match load(&self.config) {
-            Ok(loaded) => {
-                self.current.send_replace(loaded);
-                warn_if_exposed(&self.config.key_file);
-                tracing::info!(%file, "TLS certificate loaded");
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(%error, "TLS certificate not loaded; the one before stays");
-                Err(error)
-            }
-        }
     }
 
     /// Handshakes that had to wait for others, since the start.
@@ -114,8 +88,7 @@ impl Door {
 
     /// The handshake with a miner that has just connected, and what the miner said with the end of it.
     pub(crate) async fn handshake(&self, stream: &TcpStream) -> Result<(Box<Tls>, Vec<u8>), End> {
-        let config = Arc::clone(&self.current.borrow());
-        Tls::accept(stream, config, &self.gate).await
+        Tls::accept(stream, self.certificate.current(), &self.gate).await
     }
 }
 
@@ -129,7 +102,8 @@ impl Reloader {
     /// # Errors
     /// [`Error::Config`] naming the file, logged; what was read before stays in use.
     pub fn reload(&self) -> Result<(), Error> {
-        self.0.as_ref().map_or(Ok(()), |door| door.reload())
+        let Some(door) = &self.0 else { return Ok(()) };
+        door.certificate.reload().map_err(wrong)
     }
 
     /// Does so at every SIGHUP, until `shutdown`.
@@ -137,79 +111,18 @@ impl Reloader {
         self,
         shutdown: CancellationToken,
     ) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
-        let mut hangup = reload::on_hangup().map_err(Error::Signal)?;
-        Ok(async move {
-            loop {
-                tokio::select! {
-                    () = hangup.next() => {}
-                    () = shutdown.cancelled() => return,
-                }
-                let reloader = self.clone();
-                // A disk may be slow. What went wrong is in the log.
-                let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
-            }
-        })
+        let certificate = self.0.map(|door| Arc::clone(&door.certificate));
+        tls::reload_on_hangup(certificate, shutdown).map_err(Error::Signal)
     }
 }
 
-fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, Error> {
-    let certificates = certificates(&config.certificate_file)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key_file)
-        .map_err(|error| wrong(KEY, &config.key_file, unreadable(&error, "private key")))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut server = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(CERTIFICATE, &config.certificate_file, error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .map_err(|error| {
-            let problem = match error {
-                rustls::Error::InconsistentKeys(_) => format!(
-                    "is not the key of the certificate in {}",
-                    config.certificate_file.display()
-                ),
-                error => error.to_string(),
-            };
-            wrong(KEY, &config.key_file, problem)
-        })?;
-    // A miner connects for days. What would be kept for it to come back cheaper is a lock that all handshakes share.
-    server.session_storage = Arc::new(NoServerSessionStorage {});
-    server.send_tls13_tickets = 0;
-    Ok(Arc::new(server))
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(CERTIFICATE, file, unreadable(&error, "certificate")))?;
-    if certificates.is_empty() {
-        let problem = unreadable(&pem::Error::NoItemsFound, "certificate");
-        return Err(wrong(CERTIFICATE, file, problem));
-    }
-    Ok(certificates)
-}
-
-fn unreadable(error: &pem::Error, what: &str) -> String {
-    match error {
-        pem::Error::Io(error) => format!("cannot be read: {error}"),
-        pem::Error::NoItemsFound => format!("holds no {what} in PEM form"),
-        error => format!("is no {what} in PEM form: {error}"),
-    }
-}
-
-fn wrong(key: &'static str, file: &Path, problem: String) -> Error {
+fn wrong(error: tls::Error) -> Error {
+    let key = match error.which {
+        tls::File::Certificate => CERTIFICATE,
+        tls::File::Key => KEY,
+    };
     Error::Config {
         key,
-        problem: format!("{}: {problem}", file.display()),
-    }
-}
-
-/// Whoever reads the key can be this server for its miners.
-fn warn_if_exposed(file: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-
-    let exposed = fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o007 != 0);
-    if exposed {
-        tracing::warn!(file = %file.display(), "every user of this machine can read or change the TLS key; use chmod 600");
+        problem: error.to_string(),
     }
 }

@@ -169,6 +169,25 @@ impl Families {
         self.push(name, help, MetricType::HISTOGRAM, metrics);
     }
 
+    /// Observations by size, told apart by several labels. No two have the same.
+    pub fn histograms_by<'a, const N: usize, const B: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        histograms: impl IntoIterator<Item = ([&'a str; N], &'a Histogram<B>)>,
+    ) {
+        let metrics = histograms
+            .into_iter()
+            .map(|(which, histogram)| {
+                let mut metric = Metric::from_label(pairs(labels, which));
+                metric.set_histogram(histogram.to_proto());
+                metric
+            })
+            .collect();
+        self.push(name, help, MetricType::HISTOGRAM, metrics);
+    }
+
     /// How full a role's listener is, and what it refused or let wait: `hashpool_<role>_refused_connections_total` and the
     /// like.
     pub fn listener(&mut self, role: &str, listener: &listener::Snapshot) {
