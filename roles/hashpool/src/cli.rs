@@ -36,6 +36,8 @@ pub(crate) enum Command {
     PoolStats(RoleArgs),
     /// Run the stats service of a translator: its miners and upstreams, kept and shown
     ProxyStats(RoleArgs),
+    /// Run the relay: SV1 through to any pool unmodified, measured by client
+    Relay(RoleArgs),
     /// Run chain, pool, translator and miner in one process, with development keys
     Up(UpArgs),
     /// Print what a pool's ledger holds: work by account and worker, or blocks

@@ -46,6 +46,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         },
         Command::PoolStats(args) => run_role::<role::PoolStats>(&args, &cli.log),
         Command::ProxyStats(args) => run_role::<role::ProxyStats>(&args, &cli.log),
+        Command::Relay(args) => run_role::<role::Relay>(&args, &cli.log),
         Command::Up(args) => {
             // What happens is printed for people; the log is for what is wrong.
             logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;
@@ -64,7 +65,9 @@ fn run_role<R: Role>(args: &RoleArgs, log: &Log) -> Result<(), Failure> {
     if args.check_config {
         return role::print::<R>(&config);
     }
-    logs::init(&log.config("info")).map_err(Failure::configuration)?;
+    let level = R::short_names()?.log_level;
+    let level = level.as_deref().unwrap_or("info");
+    logs::init(&log.config(level)).map_err(Failure::configuration)?;
     until_stopped(|shutdown| async {
         let result = R::run(config, shutdown).await;
         result.map_err(|error| Failure::running(format!("{}: {error}", R::NAME)))

@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
+use relay::ShortNames;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use service::config;
@@ -13,13 +15,14 @@ use crate::cli::RoleArgs;
 use crate::failure::Failure;
 
 /// All roles, as the subcommands and the environment name them.
-pub(crate) const NAMES: [&str; 6] = [
+pub(crate) const NAMES: [&str; 7] = [
     "pool",
     "template-provider",
     "translator",
     "miner",
     "pool-stats",
     "proxy-stats",
+    "relay",
 ];
 
 /// What this binary needs to know of a role.
@@ -28,6 +31,11 @@ pub(crate) trait Role {
     const NAME: &str;
     /// What the role's file holds.
     type Config: Serialize + DeserializeOwned + Default;
+
+    /// What short names of the environment say, where the role has some.
+    fn short_names() -> Result<ShortNames, Failure> {
+        Ok(ShortNames::default())
+    }
 
     /// What can be found wrong without opening anything.
     fn validate(config: &Self::Config) -> Result<(), impl Display>;
@@ -39,12 +47,14 @@ pub(crate) trait Role {
 }
 
 macro_rules! role {
-    ($name:ident, $crate_name:ident, $subcommand:literal) => {
+    ($name:ident, $crate_name:ident, $subcommand:literal $(, $($more:tt)+)?) => {
         pub(crate) struct $name;
 
         impl Role for $name {
             const NAME: &str = $subcommand;
             type Config = $crate_name::Config;
+
+            $($($more)+)?
 
             fn validate(config: &Self::Config) -> Result<(), impl Display> {
                 config.validate()
@@ -66,13 +76,25 @@ role!(Translator, translator, "translator");
 role!(Miner, miner, "miner");
 role!(PoolStats, pool_stats, "pool-stats");
 role!(ProxyStats, proxy_stats, "proxy-stats");
+role!(
+    Relay,
+    relay,
+    "relay",
+    fn short_names() -> Result<ShortNames, Failure> {
+        ShortNames::read(|name| std::env::var(name).ok()).map_err(Failure::configuration)
+    }
+);
 
 /// Loads and validates the configuration.
 pub(crate) fn load<R: Role>(args: &RoleArgs) -> Result<R::Config, Failure> {
     config::check_environment(&NAMES, std::env::vars_os()).map_err(Failure::configuration)?;
-    let config = config::load(R::NAME, args.config.as_deref(), &args.overrides)
+    let short = R::short_names()?;
+    let file = args.config.as_ref().or(short.config_file.as_ref());
+    let overrides = &args.overrides;
+    let file_path = file.map(PathBuf::as_path);
+    let config = config::load_with_short_names(R::NAME, file_path, &short.values, overrides)
         .map_err(Failure::configuration)?;
-    R::validate(&config).map_err(|error| match &args.config {
+    R::validate(&config).map_err(|error| match file {
         Some(file) => Failure::configuration(format!("{}: {error}", file.display())),
         None => Failure::configuration(error),
     })?;

@@ -67,6 +67,7 @@ fn every_example_file_is_a_configuration_that_would_run() {
             "pool",
             "pool-stats",
             "proxy-stats",
+            "relay",
             "template-provider",
             "translator"
         ]
@@ -76,7 +77,14 @@ fn every_example_file_is_a_configuration_that_would_run() {
 /// Whoever copies an example sees in it every key there is.
 #[test]
 fn every_key_of_a_default_configuration_is_documented_in_its_example() {
-    for role in ["miner", "pool", "translator", "pool-stats", "proxy-stats"] {
+    for role in [
+        "miner",
+        "pool",
+        "translator",
+        "pool-stats",
+        "proxy-stats",
+        "relay",
+    ] {
         let (code, stdout, stderr) = outcome(&mut hashpool(&[
             role,
             "--config",

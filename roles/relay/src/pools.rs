@@ -1,0 +1,301 @@
+//! A pool as the relay sees it: how to reach it, how it does, and how many connections it has.
+//!
+//! Its locks are taken when a connection is made or ends, never while bytes flow.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use service::http::Histogram;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use crate::Error;
+use crate::config;
+use crate::watcher::Kind;
+
+/// What was found in the name system is used again for so long, so that many miners at once ask once.
+const LOOKUP_KEPT: Duration = Duration::from_secs(1);
+
+/// A pool that was tried and has not answered yet is not tried by others for so long.
+const BEING_TRIED: Duration = Duration::from_secs(1);
+
+/// Seconds, for what crosses a network.
+pub(crate) type Latencies = Histogram<9>;
+
+/// Nothing observed yet.
+pub(crate) const fn latencies() -> Latencies {
+    Histogram::new(&[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0])
+}
+
+/// How long failing pools are passed over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waits {
+    /// After the first failure; doubled with each.
+    pub(crate) first: Duration,
+    pub(crate) last: Duration,
+}
+
+impl Waits {
+    fn after(self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(20);
+        self.first.saturating_mul(1 << doublings).min(self.last)
+    }
+}
+
+/// One pool.
+pub(crate) struct Pool {
+    config: config::Pool,
+    host: Arc<str>,
+    port: u16,
+    pub(crate) tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// Connections that it has, those that are being made included.
+    active: AtomicUsize,
+    /// Of those the ones that it has said something on.
+    answering: AtomicUsize,
+    waits: Waits,
+    health: Mutex<Health>,
+    timing: Mutex<Timing>,
+    /// What its name stood for when it was asked last.
+    found: tokio::sync::Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    failures_in_a_row: u32,
+    /// It is passed over until then,
+    failing_until: Option<Instant>,
+    /// or until then, because somebody finds out whether it still fails.
+    tried_until: Option<Instant>,
+    connections: u64,
+    failures: BTreeMap<&'static str, u64>,
+    last_error: Option<String>,
+    tried: bool,
+}
+
+/// How long it takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Timing {
+    /// To be connected to.
+    pub(crate) connects: Latencies,
+    /// To answer requests that are no submits, by [`Kind`]. They are few, so one place for all connections will do.
+    pub(crate) answers: [Latencies; Kind::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    at: Option<Instant>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// How a pool does.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolSnapshot {
+    /// What routes call it.
+    pub name: String,
+    /// Host and port.
+    pub address: String,
+    /// The host alone, as metrics name it.
+    pub host: String,
+    /// Whether the last attempt to use it succeeded; nothing if there was none.
+    pub healthy: Option<bool>,
+    /// Connections now.
+    pub active: usize,
+    /// Connections that were made since the start.
+    pub connections: u64,
+    /// Attempts and connections that failed, by reason.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// The last failure in words.
+    pub last_error: Option<String>,
+}
+
+impl Pool {
+    /// A pool of a checked configuration.
+    pub(crate) fn new(config: &config::Pool, waits: Waits) -> Result<Arc<Self>, Error> {
+        let (host, port) = config.host_and_port().ok_or_else(|| Error::Config {
+            key: "pools.address",
+            problem: format!("{:?} is not host:port", config.address),
+        })?;
+        Ok(Arc::new(Self {
+            host: Arc::from(host),
+            port,
+            tls: crate::tls::to_pool(config)?,
+            config: config.clone(),
+            active: AtomicUsize::new(0),
+            answering: AtomicUsize::new(0),
+            waits,
+            health: Mutex::default(),
+            timing: Mutex::new(Timing {
+                connects: latencies(),
+                answers: std::array::from_fn(|_| latencies()),
+            }),
+            found: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.config.address
+    }
+
+    pub(crate) fn host(&self) -> &Arc<str> {
+        &self.host
+    }
+
+    /// Connections for its weight, with the one that may come.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn load(&self) -> f64 {
+        (self.active.load(Ordering::Relaxed) + 1) as f64 / f64::from(self.config.weight)
+    }
+
+    pub(crate) fn may_be_tried(&self, now: Instant) -> bool {
+        let health = self.health();
+        let until = health.failing_until.max(health.tried_until);
+        until.is_none_or(|moment| moment <= now)
+    }
+
+    /// Somebody tries it. If it failed before, others do not meanwhile.
+    pub(crate) fn try_now(self: &Arc<Self>, now: Instant) -> Place {
+        let mut health = self.health();
+        if health.failures_in_a_row > 0 {
+            health.tried_until = Some(now + BEING_TRIED);
+        }
+        drop(health);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Place {
+            pool: Arc::clone(self),
+            answered: false,
+        }
+    }
+
+    pub(crate) fn connected(&self, after: Duration) {
+        let mut health = self.health();
+        health.connections += 1;
+        health.tried = true;
+        drop(health);
+        self.timing().connects.observe(after.as_secs_f64());
+    }
+
+    /// An attempt failed, or a connection that was of no use. Says whether that is news.
+    pub(crate) fn failed(&self, now: Instant, reason: &'static str, error: String) -> bool {
+        let mut health = self.health();
+        // What fails together is one failure.
+        let again = health.failing_until.is_none_or(|moment| moment <= now);
+        if again {
+            health.failures_in_a_row = health.failures_in_a_row.saturating_add(1);
+            health.failing_until = Some(now + self.waits.after(health.failures_in_a_row));
+        }
+        health.tried = true;
+        *health.failures.entry(reason).or_default() += 1;
+        let first = again && health.failures_in_a_row == 1;
+        let news = first || health.last_error.as_ref() != Some(&error);
+        health.last_error = Some(error);
+        news
+    }
+
+    /// It has said something, so it works.
+    fn works(&self) {
+        let mut health = self.health();
+        health.failures_in_a_row = 0;
+        health.failing_until = None;
+    }
+
+    /// Whether it says something on any connection.
+    pub(crate) fn answers_others(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) > 0
+    }
+
+    /// The addresses that its name stands for now. Where that cannot be found out, those from before.
+    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let mut found = self.found.lock().await;
+        let now = Instant::now();
+        if found.at.is_some_and(|at| now - at < LOOKUP_KEPT) && !found.addresses.is_empty() {
+            return Ok(found.addresses.clone());
+        }
+        let looked_up = tokio::net::lookup_host((&*self.host, self.port)).await;
+        let addresses = looked_up.map(Iterator::collect::<Vec<_>>);
+        match addresses {
+            Ok(addresses) if !addresses.is_empty() => {
+                found.at = Some(Instant::now());
+                found.addresses = addresses;
+            }
+            Ok(_) if found.addresses.is_empty() => {
+                return Err(io::Error::other("the name has no address"));
+            }
+            Err(error) if found.addresses.is_empty() => return Err(error),
+            outcome => {
+                let error = outcome.err();
+                tracing::warn!(pool = %self.name(), ?error, "name not found; using the addresses from before");
+            }
+        }
+        Ok(found.addresses.clone())
+    }
+
+    pub(crate) fn timing(&self) -> MutexGuard<'_, Timing> {
+        self.timing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn snapshot(&self) -> PoolSnapshot {
+        let health = self.health();
+        PoolSnapshot {
+            name: self.config.name.clone(),
+            address: self.config.address.clone(),
+            host: self.host.to_string(),
+            healthy: health.tried.then_some(health.failures_in_a_row == 0),
+            active: self.active.load(Ordering::Relaxed),
+            connections: health.connections,
+            failures: health.failures.clone(),
+            last_error: health.last_error.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pool").field(&self.config).finish()
+    }
+}
+
+/// One connection's place at a pool; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) pool: Arc<Pool>,
+    answered: bool,
+}
+
+impl Place {
+    /// The pool has said something on this connection.
+    pub(crate) fn answered(&mut self) {
+        if !self.answered {
+            self.answered = true;
+            self.pool.answering.fetch_add(1, Ordering::Relaxed);
+            self.pool.works();
+        }
+    }
+
+    pub(crate) fn was_answered(&self) -> bool {
+        self.answered
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.active.fetch_sub(1, Ordering::Relaxed);
+        if self.answered {
+            self.pool.answering.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
