@@ -165,6 +165,58 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
 }
 
 #[test]
+fn a_relay_is_configured_by_short_names_alone_and_long_ones_are_over_them() {
+    let shown = |command: &mut Command| {
+        let (code, stdout, stderr) = outcome(command);
+        assert_eq!(code, Some(0), "{stderr}");
+        stdout.parse::<toml::Table>().unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("relay.toml");
+    fs::write(
+        &file,
+        "listen_address = \"127.0.0.1:1\"\ndrain_seconds = 7\n",
+    )
+    .unwrap();
+    let mut command = hashpool(&["relay", "--check-config"]);
+    for (name, value) in [
+        ("POOL_HOST", "pool.example"),
+        ("POOL_PORT", "4444"),
+        ("BIND_PORT", "3334"),
+        ("METRICS_PORT", "9191"),
+        ("CONFIG_FILE", file.to_str().unwrap()),
+    ] {
+        command.env(name, value);
+    }
+    let config = shown(&mut command);
+    let pools = config["pools"].as_array().unwrap();
+    assert_eq!(pools.len(), 1);
+    assert_eq!(pools[0]["address"].as_str(), Some("pool.example:4444"));
+    assert_eq!(config["listen_address"].as_str(), Some("0.0.0.0:3334"));
+    assert_eq!(config["http_address"].as_str(), Some("127.0.0.1:9191"));
+    assert_eq!(config["drain_seconds"].as_integer(), Some(7));
+
+    command.env("HASHPOOL_RELAY__LISTEN_ADDRESS", "127.0.0.1:3335");
+    let pools =
+        r#"[{ name = "a", address = "a.example:1" }, { name = "b", address = "b.example:2" }]"#;
+    command.env("HASHPOOL_RELAY__POOLS", pools);
+    let config = shown(&mut command);
+    assert_eq!(config["listen_address"].as_str(), Some("127.0.0.1:3335"));
+    assert_eq!(config["pools"].as_array().unwrap().len(), 2);
+
+    // Other roles have none.
+    let mut command = hashpool(&["pool", "--check-config"]);
+    command.args(["--config", &example("pool")]);
+    let pool = shown(command.env("BIND_PORT", "3334"));
+    assert_eq!(pool["listen_address"].as_str(), Some("0.0.0.0:34254"));
+
+    let mut command = hashpool(&["relay", "--check-config"]);
+    let (code, _, stderr) = outcome(command.env("BIND_PORT", "high"));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("BIND_PORT"), "{stderr}");
+}
+
+#[test]
 fn a_misspelt_variable_is_not_ignored() {
     for (name, expected) in [
         (

@@ -337,3 +337,25 @@ impl Handle {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection costs while nothing happens, beside its two sockets: this future and its entry.
+    #[tokio::test]
+    async fn an_idle_connection_stays_small() {
+        let config = Config {
+            listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            http_address: http::Address::Off,
+            ..Config::default()
+        };
+        let mut relay = Relay::bind(config).await.unwrap();
+        let _miner = tokio::net::TcpStream::connect(relay.local_addr())
+            .await
+            .unwrap();
+        let accepted = relay.listener.accept().await;
+        let future = connection::serve(accepted, relay.shared, CancellationToken::new());
+        assert!(size_of_val(&future) <= 2048, "{}", size_of_val(&future));
+    }
+}

@@ -18,6 +18,7 @@ use std::{
 
 use miner::Miner;
 use pool::Pool;
+use relay::Relay;
 use service::http::Address;
 use stats::receiver::{Receiver, View};
 use sv2_connection::{AuthorityPublicKey, AuthoritySecretKey};
@@ -207,6 +208,37 @@ pub async fn start_translator(
         .await
         .expect("the translator's task");
     Role::new(runtime, address, status, stop)
+}
+
+/// Starts a relay in front of this server.
+pub async fn start_relay(
+    server: SocketAddr,
+    change: impl FnOnce(&mut relay::Config),
+) -> Role<relay::Handle> {
+    let mut config = relay::Config {
+        listen_address: any_port(),
+        http_address: Address::Off,
+        pools: vec![relay::Pool {
+            name: "server".to_owned(),
+            address: server.to_string(),
+            ..relay::Pool::default()
+        }],
+        ..relay::Config::default()
+    };
+    change(&mut config);
+    let stop = CancellationToken::new();
+    let runtime = runtime();
+    let token = stop.clone();
+    let (address, handle) = runtime
+        .spawn(async move {
+            let relay = Relay::bind(config).await.expect("the relay starts");
+            let facts = (relay.local_addr(), relay.handle());
+            tokio::spawn(relay.run(token));
+            facts
+        })
+        .await
+        .expect("the relay's task");
+    Role::new(runtime, address, handle, stop)
 }
 
 /// Starts a miner on one thread, at this many hashes a second.

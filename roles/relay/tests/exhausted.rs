@@ -1,0 +1,55 @@
+//! What the relay does when there is no file descriptor left. In a process of its own, because the limit is one of the
+//! process.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs::File;
+use std::process::Command;
+
+use support::{Pools, config, first_share, start};
+
+const CHILD: &str = "RELAY_TEST_CHILD";
+
+#[test]
+fn a_lack_of_file_descriptors_costs_nobody_who_is_there_and_passes() {
+    if std::env::var_os(CHILD).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        return runtime.block_on(accepts_again_once_there_are_some());
+    }
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{child:?}");
+}
+
+async fn accepts_again_once_there_are_some() {
+    let pools = Pools::new().await;
+    let relay = start(config(&[pools.address()])).await;
+    let mut miner = relay.connect().await;
+    let mut pool = pools.accept().await;
+    first_share(&mut miner, &mut pool, "a").await;
+    let waiting = tokio::net::TcpSocket::new_v4().unwrap();
+    let mut files = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    let mut late = support::Peer::new(waiting.connect(relay.address).await.unwrap());
+    relay
+        .until("the listener to notice", |handle| {
+            handle.snapshot().listener.accept_errors > 0
+        })
+        .await;
+    first_share(&mut miner, &mut pool, "a").await;
+    assert_eq!(relay.handle.connections().len(), 1);
+    drop(files);
+    let mut late_pool = pools.accept().await;
+    first_share(&mut late, &mut late_pool, "b").await;
+}
