@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Work told at once is spread over a day at most.
+/// Of work that is told at once, that of the last day is sampled.
 const LONGEST_SPREAD_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A hashrate over less time than this would be a matter of luck.
@@ -151,9 +151,14 @@ impl Series {
 
     /// So many hashes were done between two moments.
     pub fn add(&mut self, from_ms: u64, to_ms: u64, hashes: f64) {
-        let from_ms = from_ms
-            .max(to_ms.saturating_sub(LONGEST_SPREAD_MS))
-            .min(to_ms);
+        let from_ms = from_ms.min(to_ms);
+        let held_from_ms = from_ms.max(to_ms.saturating_sub(LONGEST_SPREAD_MS));
+        // What was done earlier than that belongs there, and is in the totals alone.
+        let hashes = match seconds(to_ms - from_ms) {
+            0.0 => hashes,
+            all => hashes * (seconds(to_ms - held_from_ms) / all),
+        };
+        let from_ms = held_from_ms;
         for level in &mut self.levels {
             level.since_ms = level.since_ms.min(from_ms);
             level.add(from_ms, to_ms, hashes);
@@ -353,6 +358,18 @@ mod tests {
             now += 5000;
         }
         (series, now)
+    }
+
+    #[test]
+    fn work_of_a_month_that_is_told_at_once_is_a_months_hashrate() {
+        const MONTH_MS: u64 = 30 * LONGEST_SPREAD_MS;
+        let now_ms = 2 * MONTH_MS;
+        let mut series = Series::new(now_ms);
+        series.add(now_ms - MONTH_MS, now_ms, 7.0 * seconds(MONTH_MS));
+        for window in Window::ALL {
+            let rate = series.hashrate(now_ms, window).unwrap();
+            assert!((rate - 7.0).abs() < 0.01, "{window:?}: {rate}");
+        }
     }
 
     #[test]
