@@ -1,4 +1,4 @@
-// Keeps the page up to date, and shows a chart's values under the pointer. Everything works without it.
+// Keeps the page up to date, shows times in the reader's zone and a chart's values under the pointer. Everything works without it.
 "use strict";
 
 const link = document.getElementById("link");
@@ -6,8 +6,53 @@ let busy = false;
 
 /** Says whether what is shown is up to date. */
 function tell(state, text) {
+  // Said once: a screen reader reads each change aloud.
+  if (link.className === state) return;
   link.className = state;
   link.firstElementChild.textContent = text;
+}
+
+const two = (number) => String(number).padStart(2, "0");
+const date = (at) => `${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+const time = (at) => `${two(at.getHours())}:${two(at.getMinutes())}`;
+const moment = (at) => `${at.getFullYear()}-${date(at)} ${time(at)}:${two(at.getSeconds())}`;
+
+/** How far the reader's zone is from UTC then, as `UTC+5:45`. */
+function zone(at) {
+  const minutes = Math.abs(at.getTimezoneOffset());
+  if (minutes === 0) return "UTC";
+  const sign = at.getTimezoneOffset() < 0 ? "+" : "−";
+  return `UTC${sign}${Math.floor(minutes / 60)}${minutes % 60 ? ":" + two(minutes % 60) : ""}`;
+}
+
+/** Puts the reader's times in the place of UTC. */
+function localise(part) {
+  for (const element of part.querySelectorAll("time")) {
+    const at = new Date(element.dateTime);
+    if (element.title) element.title = moment(at);
+    else element.textContent = "zone" in element.dataset ? `${moment(at)} ${zone(at)}` : moment(at);
+  }
+  for (const axis of part.querySelectorAll(".foot")) {
+    const label = axis.dataset.part === "date" ? date : time;
+    for (const text of axis.querySelectorAll("text")) text.textContent = label(new Date(text.dataset.time));
+  }
+  for (const step of part.querySelectorAll(".step")) {
+    step.firstElementChild.textContent = `${step.dataset.value} · ${moment(new Date(step.dataset.time))}`;
+  }
+}
+
+/** Lets the keyboard scroll what is wider than its place. */
+function reach() {
+  for (const part of document.querySelectorAll(".wide")) {
+    const scrolls = part.scrollWidth > part.clientWidth + 1;
+    if (!scrolls) {
+      part.removeAttribute("tabindex");
+      continue;
+    }
+    part.tabIndex = 0;
+    part.setAttribute("role", "group");
+    part.setAttribute("aria-label", part.querySelector("caption").textContent);
+  }
 }
 
 /** Whether somebody is in the middle of something that a change would disturb. */
@@ -24,7 +69,9 @@ function swap(fresh) {
   const focusable = "a, button, [tabindex]";
   const at = [...live.querySelectorAll(focusable)].indexOf(document.activeElement);
   const scrolled = [...live.querySelectorAll(".wide")].map((part) => part.scrollLeft);
+  localise(fresh);
   live.replaceWith(fresh);
+  reach();
   fresh.querySelectorAll(".wide").forEach((part, number) => {
     part.scrollLeft = scrolled[number] ?? 0;
   });
@@ -46,6 +93,10 @@ async function refresh() {
   }
   busy = false;
 }
+
+localise(document);
+reach();
+addEventListener("resize", reach);
 
 // On a narrow screen the menu is wider than the page.
 document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });

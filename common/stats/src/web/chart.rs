@@ -78,6 +78,14 @@ impl Range {
         }
     }
 
+    /// Which part of a moment its labels show.
+    pub(super) const fn part(self) -> &'static str {
+        match self {
+            Self::Hour | Self::Day => "time",
+            Self::Week | Self::Month => "date",
+        }
+    }
+
     /// The part of a moment that tells one label of this range from the next.
     fn label(self, unix_ms: u64) -> String {
         let moment = format::moment(unix_ms);
@@ -100,7 +108,7 @@ pub struct Chart {
     /// Lines across, from the bottom: places in percent from the top, and what they stand for.
     pub lines: Vec<Label>,
     /// Labels under the chart: places in percent from the left.
-    pub times: Vec<Label>,
+    pub times: Vec<Time>,
     /// One for each step, from the left: what is shown under the pointer.
     pub steps: Vec<Step>,
     /// In words, for those who do not see it.
@@ -116,11 +124,22 @@ pub struct Label {
     pub text: String,
 }
 
+/// A label of the time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Time {
+    /// In percent.
+    pub at: f64,
+    /// The moment.
+    pub at_ms: u64,
+    /// What it says, in UTC.
+    pub text: String,
+}
+
 /// A step of time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// When it began.
-    pub time: String,
+    pub start_ms: u64,
     /// The hashrate, or that nothing is known.
     pub value: String,
     /// In percent from the top; none where nothing is known.
@@ -139,7 +158,7 @@ impl Chart {
         let height = |rate: f64| SIDE * (1.0 - rate / top);
         let (line, area) = paths(&rates, height);
         let steps = rates.iter().map(|(start_ms, rate)| Step {
-            time: format::moment(*start_ms),
+            start_ms: *start_ms,
             value: rate.map_or("nothing known".into(), format::hashrate),
             at: rate.map(|rate| height(rate) / SIDE * 100.0),
         });
@@ -242,10 +261,11 @@ fn paths(rates: &[(u64, Option<f64>)], height: impl Fn(f64) -> f64) -> (String, 
 
 /// A label for about every sixth of the time.
 #[allow(clippy::cast_precision_loss)]
-fn times(range: Range, rates: &[(u64, Option<f64>)]) -> Vec<Label> {
+fn times(range: Range, rates: &[(u64, Option<f64>)]) -> Vec<Time> {
     let every = (rates.len() / 6).max(1);
-    let label = |(at, (start_ms, _)): (usize, &(u64, Option<f64>))| Label {
+    let label = |(at, (start_ms, _)): (usize, &(u64, Option<f64>))| Time {
         at: at as f64 / rates.len() as f64 * 100.0,
+        at_ms: *start_ms,
         text: range.label(*start_ms),
     };
     rates.iter().enumerate().step_by(every).map(label).collect()

@@ -19,8 +19,14 @@ pub fn work(hashes: u128) -> String {
 /// A difficulty: `1.23 M`, or as it is where it is small.
 #[must_use]
 pub fn difficulty(difficulty: f64) -> String {
+    // Those of a CPU on a chain for trying things out.
     if difficulty > 0.0 && difficulty < 0.01 {
-        return format!("{difficulty:.2e}");
+        let (mut digits, mut scaled) = (2, difficulty);
+        while scaled < 1.0 && digits < 14 {
+            scaled *= 10.0;
+            digits += 1;
+        }
+        return format!("{difficulty:.digits$}");
     }
     scaled(difficulty, "").trim_end().to_owned()
 }
@@ -173,7 +179,9 @@ mod tests {
     #[test]
     fn difficulties_are_short_too() {
         for (value, text) in [
-            (0.000_005, "5.00e-6"),
+            (0.000_005, "0.00000500"),
+            (0.000_173_2, "0.000173"),
+            (0.001_609, "0.00161"),
             (0.5, "0.50"),
             (500_000.0, "500 k"),
             (1.1e14, "110 T"),

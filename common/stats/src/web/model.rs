@@ -245,8 +245,9 @@ pub(super) fn overview(board: &Board, now: Now, roles: &[&str]) -> Overview {
     for (_, sender) in counted(board, roles) {
         shares.add(&sender.totals());
         workers += sender.workers().len();
-        workers_active += sender.workers_active();
+        // Nobody knows who is still there of a sender that is not.
         if sender.link(now) != Link::Down {
+            workers_active += sender.workers_active();
             for session in sender.peers.values() {
                 let kind = peers::kind(&session.peer).to_owned();
                 *kinds.entry(kind).or_default() += 1;

@@ -52,6 +52,11 @@ pub(super) fn moment(at_ms: &u64) -> String {
     format::moment(*at_ms)
 }
 
+/// The same for programs, such as the page's script.
+pub(super) fn timestamp(at_ms: &u64) -> String {
+    format!("{}Z", format::moment(*at_ms).replace(' ', "T"))
+}
+
 pub(super) fn bitcoin(satoshi: &Option<u64>) -> String {
     satoshi.map_or(NONE.into(), format::bitcoin)
 }
@@ -63,6 +68,26 @@ pub(super) fn short(hash: &str) -> String {
         (Some(begin), Some(end)) if rest.len() > 20 => format!("{begin}…{end}"),
         _ => hash.to_owned(),
     }
+}
+
+/// A name whose account, which is often an address or a key, would push all else aside; nothing where it is short enough.
+pub(super) fn abridged(name: &str) -> Option<String> {
+    const LONGEST: usize = 24;
+    let (account, worker) = match name.split_once('.') {
+        Some((account, worker)) => (account, Some(worker)),
+        None => (name, None),
+    };
+    if account.chars().count() <= LONGEST {
+        return None;
+    }
+    let chars: Vec<char> = account.chars().collect();
+    let (begin, end) = (&chars[..9], &chars[chars.len() - 6..]);
+    let mut short: String = begin.iter().chain(&['…']).chain(end).collect();
+    if let Some(worker) = worker {
+        short.push('.');
+        short.push_str(worker);
+    }
+    Some(short)
 }
 
 /// A word and a class for it.
@@ -189,6 +214,16 @@ mod tests {
         assert_eq!(short(hash), "1a2b3c4d…d5e6f7");
         assert_eq!(short("é<b>"), "é<b>");
         assert_eq!(short(&"é".repeat(30)), "éééé…ééé");
+    }
+
+    #[test]
+    fn a_long_account_leaves_room_for_the_worker() {
+        let address = "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4";
+        assert_eq!(abridged(address).unwrap(), "bc1qw508d…v8f3t4");
+        let name = format!("{address}.rig.7");
+        assert_eq!(abridged(&name).unwrap(), "bc1qw508d…v8f3t4.rig.7");
+        assert_eq!(abridged("alice.rig7"), None);
+        assert_eq!(abridged(&"é".repeat(40)).unwrap(), "ééééééééé…éééééé");
     }
 
     #[test]

@@ -282,6 +282,8 @@ pub(crate) fn hello(name: &str, instance: &str) -> Hello {
 /// One connection to a service.
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
+    /// Its clock, a millisecond more for each event.
+    pub(crate) at_ms: u64,
     frames: FrameReader,
 }
 
@@ -289,6 +291,7 @@ impl Client {
     pub(crate) async fn dial(address: SocketAddr) -> Self {
         Self {
             stream: TcpStream::connect(address).await.unwrap(),
+            at_ms: 1_700_000_100_000,
             frames: FrameReader::default(),
         }
     }
@@ -337,7 +340,7 @@ impl Client {
 
     /// Whether somebody is there to be told.
     pub(crate) async fn try_tell(&mut self, sequence: u64, event: Event) -> bool {
-        let at_ms = 1_700_000_100_000 + sequence;
+        let at_ms = self.at_ms + sequence;
         let numbered = Numbered {
             sequence,
             at_ms,

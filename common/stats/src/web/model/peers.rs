@@ -93,8 +93,27 @@ pub(crate) struct WorkerRow {
 
 /// What is connected, in words, from what it said in its handshake.
 pub(crate) fn kind(peer: &Introduction) -> &'static str {
+    /// It mines headers only, as a device does (SV2 5.3.1).
+    const REQUIRES_STANDARD_JOBS: u32 = 1;
+    /// It chooses transactions itself.
+    const REQUIRES_WORK_SELECTION: u32 = 2;
+    // Nothing in SV2 tells a translator from another proxy, but ours and SRI's say it in their names.
+    let says_translator = || {
+        let said = [
+            &peer.vendor,
+            &peer.hardware,
+            &peer.firmware,
+            &peer.user_agent,
+        ];
+        let said = said.into_iter().flatten();
+        said.map(|text| text.to_lowercase())
+            .any(|text| text.contains("translator"))
+    };
     match &*peer.protocol {
         "sv1" => "SV1 miner",
+        "sv2-mining" if peer.flags & REQUIRES_WORK_SELECTION > 0 => "Job declaration client",
+        "sv2-mining" if says_translator() => "Translator",
+        "sv2-mining" if peer.flags & REQUIRES_STANDARD_JOBS > 0 => "SV2 miner",
         "sv2-mining" => "SV2 client",
         "sv2-job-declaration" => "Job declarator",
         "sv2-template" => "Template client",
