@@ -38,7 +38,7 @@ pub(crate) enum Command {
     ProxyStats(RoleArgs),
     /// Run the relay: SV1 through to any pool unmodified, measured by client
     Relay(RoleArgs),
-    /// Run chain, pool, translator and miner in one process, with development keys
+    /// Run chain, pool, translator, miner and stats services in one process, with development keys
     Up(UpArgs),
     /// Print what a pool's ledger holds: work by account and worker, or blocks
     Ledger(LedgerArgs),
@@ -116,7 +116,7 @@ pub(crate) struct UpArgs {
         hide_env_values = true
     )]
     pub(crate) node: Option<String>,
-    /// Where the development keys live; made at the first run
+    /// Where the development keys and the databases live; made at the first run
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data: PathBuf,
     /// Address or descriptor that blocks pay; a key in the data folder if absent

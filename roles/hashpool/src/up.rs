@@ -1,8 +1,10 @@
-//! `hashpool up`: chain, pool, translator and miner in one process, for trying things out.
+//! `hashpool up`: chain, pool, translator, miner and the stats services in one process, for trying things out.
 //!
 //! The roles talk over real sockets, exactly as they do apart; only their start, their stop and their figures are
 //! brought together here.
 
+mod configs;
+mod folder;
 mod keys;
 mod report;
 mod stack;
@@ -27,6 +29,7 @@ const BLOCK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs until the token is cancelled or a role fails, then stops everything in order and prints totals.
 pub(crate) async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<(), Failure> {
+    let _claim = folder::claim(&args.data)?;
     let keys = Keys::in_folder(&args.data)?;
     let mut stack = Stack::start(&args, &keys).await?;
     say(&report::where_it_listens(&stack.places(&args, &keys)))?;

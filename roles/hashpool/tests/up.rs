@@ -2,122 +2,25 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read};
+mod support;
+
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
 
-/// Far more than any step takes; only a stack that hangs gets there.
-const PATIENCE: Duration = Duration::from_secs(180);
-
-/// A running stack and what it printed so far.
-struct Up {
-    child: Child,
-    lines: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Up {
-    fn start(data: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hashpool"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("HASHPOOL_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
-            .args(["up", "--threads", "1", "--data"])
-            .arg(data)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (sender, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Self {
-            child,
-            lines,
-            seen: Vec::new(),
-        }
-    }
-
-    fn wait_for(&mut self, what: impl Fn(&str) -> bool) -> String {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if what(&line) {
-                        return line;
-                    }
-                }
-                Err(error) => {
-                    // Only then does reading its standard error come to an end.
-                    let _ = self.child.kill();
-                    panic!(
-                        "{error}; seen:\n{}\n{}",
-                        self.seen.join("\n"),
-                        self.stderr()
-                    );
-                }
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &command]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    fn ended(&mut self) -> (ExitStatus, String) {
-        self.seen.extend(self.lines.iter());
-        let stderr = self.stderr();
-        (self.child.wait().unwrap(), stderr)
-    }
-
-    fn stderr(&mut self) -> String {
-        let mut text = String::new();
-        if let Some(mut stderr) = self.child.stderr.take() {
-            stderr.read_to_string(&mut text).unwrap();
-        }
-        text
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Ports that the system chooses, so that tests can run beside each other.
-const FREE_PORTS: [&str; 8] = [
-    "--set",
-    "pool.listen_address=127.0.0.1:0",
-    "--set",
-    "pool.http_address=127.0.0.1:0",
-    "--set",
-    "translator.listen_address=127.0.0.1:0",
-    "--set",
-    "translator.http_address=127.0.0.1:0",
-];
+use serde_json::Value;
+use support::{FREE_PORTS, Miner, Up, get, hashpool, json, place, until};
 
 #[test]
 fn it_mines_blocks_out_of_the_box_and_stops_with_totals() {
     let data = tempfile::tempdir().unwrap();
-    let mut up = Up::start(data.path(), &FREE_PORTS);
+    let mut up = Up::start(
+        data.path(),
+        &[&["--threads", "1"][..], &FREE_PORTS].concat(),
+    );
+    for role in ["pool-stats", "proxy-stats"] {
+        let pages = place(&mut up, role);
+        assert!(get(&pages, "/").starts_with("<!doctype html>"), "{role}");
+    }
     for role in ["pool", "translator"] {
         up.wait_for(|line| line.contains("http://127.0.0.1:") && line.contains(role));
     }
@@ -132,6 +35,140 @@ fn it_mines_blocks_out_of_the_box_and_stops_with_totals() {
     assert!(totals.starts_with("stopped after "), "{totals}");
     assert!(!totals.contains(" 0 shares accepted"), "{totals}");
     assert!(!stderr.contains("ERROR"), "{stderr}");
+}
+
+/// Accepted shares and work by account and worker, as `hashpool ledger` prints them.
+fn booked(data: &Path) -> Vec<(String, u64, String)> {
+    let folder = format!("data_dir={}", data.join("pool").display());
+    let printed = hashpool()
+        .args(["ledger", "--set", &folder, "--format", "csv"])
+        .output()
+        .unwrap();
+    assert!(printed.status.success(), "{printed:?}");
+    let text = String::from_utf8(printed.stdout).unwrap();
+    let mut rows = csv::Reader::from_reader(text.as_bytes());
+    let columns = rows.headers().unwrap().clone();
+    let column = |name: &str| columns.iter().position(|column| column == name).unwrap();
+    let (account, worker) = (column("account"), column("worker"));
+    let (shares, work) = (column("shares"), column("work"));
+    rows.records()
+        .map(|row| {
+            let row = row.unwrap();
+            let name = format!("{}.{}", &row[account], &row[worker]);
+            (name, row[shares].parse().unwrap(), row[work].to_owned())
+        })
+        .collect()
+}
+
+/// The same as a stats service has them.
+fn shown(pages: &str, list: &str) -> Vec<(String, u64, String)> {
+    let rows = json(pages, list)["rows"].as_array().unwrap().clone();
+    let row = |row: &Value| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let name = format!("{}.{}", text(&row["account"]), text(&row["worker"]));
+        let shares = &row["shares"];
+        (
+            name,
+            shares["accepted"].as_u64().unwrap(),
+            text(&shares["work"]),
+        )
+    };
+    rows.iter().map(row).collect()
+}
+
+#[test]
+fn its_pages_show_the_miner_its_blocks_and_what_the_ledger_holds() {
+    let data = tempfile::tempdir().unwrap();
+    let arguments = [&["--threads", "0"][..], &FREE_PORTS].concat();
+    let mut up = Up::start(data.path(), &arguments);
+    let places = ["translator", "pool-stats", "proxy-stats"].map(|role| place(&mut up, role));
+    let [translator, pool, proxy] = &places;
+    let miner = Miner::start(translator, "alice.rig");
+
+    let block = until("a block in the API of pool-stats", || {
+        let blocks = json(pool, "/api/v1/blocks");
+        let block = blocks["rows"].as_array()?.last()?.clone();
+        (block["state"] == "confirmed" || block["state"] == "accepted").then_some(block)
+    });
+    let hash = block["hash"].as_str().unwrap();
+    assert_eq!(
+        (&block["account"], &block["worker"]),
+        (&"alice".into(), &"rig".into())
+    );
+    assert!(get(pool, "/blocks").contains(hash));
+    assert!(get(pool, "/").contains("Latest blocks"));
+    let connected = get(proxy, "/miners");
+    assert!(
+        connected.contains("alice.rig") && connected.contains("hashpool-miner"),
+        "{connected}"
+    );
+    assert!(get(pool, "/workers").contains("alice"));
+    for (pages, service) in [(pool, "pool_stats"), (proxy, "proxy_stats")] {
+        let metrics = get(pages, "/metrics");
+        let up = format!("hashpool_{service}_senders{{link=\"up\"}} 1");
+        assert!(metrics.contains(&up), "{metrics}");
+    }
+
+    let metrics = get(pool, "/metrics");
+    let of_blocks = |line: &&str| line.starts_with("hashpool_pool_blocks{");
+    let counts = metrics.lines().filter(of_blocks);
+    let blocks: u64 = counts
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert!(blocks > 0, "{metrics}");
+
+    drop(miner);
+    let ledger = until("the same in the ledger and on both pages", || {
+        let ledger = booked(data.path());
+        let workers = shown(pool, "/api/v1/workers");
+        let accepted: u64 = ledger.iter().map(|(_, shares, _)| shares).sum();
+        let of_proxy = json(proxy, "/api/v1/overview")["shares"]["accepted"].as_u64();
+        let same = workers == ledger && of_proxy == Some(accepted);
+        (same && accepted > 0).then_some(ledger)
+    });
+    assert_eq!(ledger[0].0, "alice.rig");
+    let overview = json(pool, "/api/v1/overview");
+    assert_eq!(overview["shares"]["accepted"], ledger[0].1);
+    assert_eq!(overview["shares"]["work"], *ledger[0].2);
+
+    up.signal("INT");
+    let (status, stderr) = up.ended();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(!stderr.contains("ERROR"), "{stderr}");
+}
+
+#[test]
+fn a_taken_port_of_a_stats_service_is_replaced_and_two_stacks_run_beside_each_other() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    // What was needed for a second stack before there were stats services: their usual ports are left to it.
+    let arguments = [&["--threads", "0"][..], &FREE_PORTS[..8]].concat();
+    let mut stacks = folders
+        .each_ref()
+        .map(|folder| Up::start(folder.path(), &arguments));
+    let pages = stacks.each_mut().map(|up| place(up, "pool-stats"));
+    assert_ne!(pages[0], pages[1]);
+    for pages in &pages {
+        until("the stack's own pool, and no other", || {
+            let services = json(pages, "/api/v1/services");
+            let services = services.as_array()?;
+            (services.len() == 1 && services[0]["status"] == "ready").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_second_stack_on_the_same_data_is_refused_and_costs_the_first_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let arguments = [&["--threads", "0"][..], &FREE_PORTS].concat();
+    let mut first = Up::start(data.path(), &arguments);
+    let pages = place(&mut first, "pool-stats");
+    let (status, stderr) = Up::start(data.path(), &arguments).ended();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--data"), "{stderr}");
+    get(&pages, "/healthz");
+    first.signal("INT");
+    let (status, stderr) = first.ended();
+    assert_eq!(status.code(), Some(0), "{stderr}");
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! The development keys: made at the first run, kept in the data folder.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use stratum_core::bitcoin::secp256k1::Secp256k1;
@@ -25,16 +24,6 @@ pub(super) struct Keys {
 impl Keys {
     /// Reads the keys in `folder`, or makes them.
     pub(super) fn in_folder(folder: &Path) -> Result<Self, Failure> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|error| {
-                let folder = folder.display();
-                Failure::running(format!(
-                    "cannot make the data folder {folder}: {error}; give another with --data"
-                ))
-            })?;
         let authority_file = folder.join("authority.key");
         let payout_file = folder.join("payout.key");
         Ok(Self {
@@ -96,9 +85,8 @@ mod tests {
     #[test]
     fn the_second_run_has_the_keys_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("data");
-        let first = Keys::in_folder(&folder).unwrap();
-        let second = Keys::in_folder(&folder).unwrap();
+        let first = Keys::in_folder(folder.path()).unwrap();
+        let second = Keys::in_folder(folder.path()).unwrap();
         assert_eq!(first.authority, second.authority);
         assert_eq!(first.payout, second.payout);
         for file in [first.authority_file, first.payout_file] {

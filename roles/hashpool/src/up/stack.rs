@@ -2,19 +2,21 @@
 
 use std::fmt::Display;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use service::config::{self, Layers};
+use service::config;
+use stats::receiver::{self, Receiver};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::configs::{Configs, local};
 use super::keys::Keys;
 use super::report::{Block, Blocks, Figures, Place, Places};
 use crate::cli::UpArgs;
 use crate::failure::Failure;
-use crate::role::{self, NAMES, Role};
+use crate::role::NAMES;
 
 /// How long a role may take to finish what it has in hand.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,8 +32,20 @@ pub(super) struct Stack {
     translator_tls: Option<SocketAddr>,
     /// Where roles answer over HTTP.
     http: Vec<(&'static str, SocketAddr)>,
+    pages: [Pages; 2],
     translator_status: translator::StatusHandle,
     miner_status: Option<miner::StatusHandle>,
+}
+
+/// A stats service.
+struct Pages {
+    name: &'static str,
+    /// What its pages show.
+    of: &'static str,
+    /// Where browsers find them, if they are not switched off.
+    at: Option<SocketAddr>,
+    /// Where it is told what happens.
+    told_at: SocketAddr,
 }
 
 struct Running {
@@ -41,9 +55,6 @@ struct Running {
 
 /// A role's task that is over.
 type Ended = (&'static str, Result<(), String>);
-
-/// The roles that `up` runs.
-const RUNS: [&str; 3] = ["pool", "translator", "miner"];
 
 /// How it ended.
 pub(super) struct Stopped {
@@ -57,14 +68,23 @@ impl Stack {
         config::check_environment(&NAMES, std::env::vars_os()).map_err(Failure::configuration)?;
         let configs = Configs::new(args, keys)?;
 
-        let pool = pool::Pool::bind(configs.pool()?)
+        let pool_stats = stats_service(|| configs.pool_stats()).await?;
+        let proxy_stats = stats_service(|| configs.proxy_stats()).await?;
+        let pages = [
+            pages("pool, workers, blocks", &pool_stats),
+            pages("miners, how to connect one", &proxy_stats),
+        ];
+
+        let pool = pool::Pool::bind(configs.pool(pool_stats.local_addr())?)
             .await
             .map_err(|error| cannot_start("pool", error))?;
         let pool_address = pool.local_addr();
 
-        let translator = translator::Translator::bind(configs.translator(pool_address)?)
-            .await
-            .map_err(|error| cannot_start("translator", error))?;
+        let translator = translator::Translator::bind(
+            configs.translator(pool_address, proxy_stats.local_addr())?,
+        )
+        .await
+        .map_err(|error| cannot_start("translator", error))?;
         let translator_address = translator.local_addr();
 
         let miner = match args.threads {
@@ -91,6 +111,7 @@ impl Stack {
             translator: translator_address,
             translator_tls: translator.tls_addr(),
             http,
+            pages,
             translator_status: translator.status(),
             miner_status: miner.as_ref().map(miner::Miner::status),
         };
@@ -99,6 +120,9 @@ impl Stack {
         }
         stack.spawn("translator", |stop| translator.run(stop));
         stack.spawn("pool", |stop| pool.run(stop));
+        // Last, so that they hear how the others end.
+        stack.spawn("proxy-stats", |stop| proxy_stats.run(stop));
+        stack.spawn("pool-stats", |stop| pool_stats.run(stop));
         Ok(stack)
     }
 
@@ -228,6 +252,13 @@ impl Stack {
                 "SV1 CPU miner".into(),
             ));
         }
+        for pages in &self.pages {
+            let at = pages
+                .at
+                .map_or("no pages".into(), |at| format!("http://{}", local(at)));
+            let note = format!("{}; is told at {}", pages.of, pages.told_at);
+            rows.push(place(pages.name, at, note));
+        }
         for (role, address) in &self.http {
             rows.push(place(
                 "http",
@@ -250,109 +281,28 @@ impl Stack {
     }
 }
 
-/// The roles' configurations: what `up` needs over each role's own defaults, then the environment, then `--set`.
-struct Configs<'a> {
-    args: &'a UpArgs,
-    keys: &'a Keys,
-    /// `--set`, by role.
-    overrides: Vec<(&'static str, &'a str, &'a str)>,
+/// Opens a stats service, at other ports than the usual ones if those are taken. Another stack that starts at the same moment can
+/// take one between the look at it and its opening: then it is looked at again.
+async fn stats_service<R: receiver::Role>(
+    config: impl Fn() -> Result<receiver::Config<R>, Failure>,
+) -> Result<Receiver<R>, Failure> {
+    /// One for each port, and one that finds both chosen by the system.
+    const TRIES: usize = 3;
+    let mut tries = 1;
+    loop {
+        match Receiver::bind(config()?).await {
+            Err(receiver::Error::Listen(_)) if tries < TRIES => tries += 1,
+            bound => return bound.map_err(|error| cannot_start(R::NAME, error)),
+        }
+    }
 }
 
-impl<'a> Configs<'a> {
-    fn new(args: &'a UpArgs, keys: &'a Keys) -> Result<Self, Failure> {
-        let mut overrides = Vec::new();
-        for (key, value) in &args.overrides {
-            let split = key.split_once('.');
-            let role = split.and_then(|(role, _)| RUNS.iter().copied().find(|name| *name == role));
-            let (Some(role), Some((_, key))) = (role, split) else {
-                return Err(Failure::configuration(format!(
-                    "--set {key}: here the key begins with a role: {}",
-                    RUNS.map(|name| format!("{name}.{key}")).join(", ")
-                )));
-            };
-            overrides.push((role, key, value.as_str()));
-        }
-        Ok(Self {
-            args,
-            keys,
-            overrides,
-        })
-    }
-
-    fn pool(&self) -> Result<pool::Config, Failure> {
-        let Self { args, keys, .. } = self;
-        if args
-            .node
-            .as_ref()
-            .is_some_and(|url| !url.starts_with("http://"))
-        {
-            // Without the value: it may hold a password.
-            return Err(Failure::configuration(
-                "--node: use the URL of the node's RPC port, such as http://user:password@127.0.0.1:18443",
-            ));
-        }
-        let payout = args.payout.as_ref().unwrap_or(&keys.payout);
-        let mut base = vec![
-            ("listen_address", "127.0.0.1:34254".to_owned()),
-            (
-                "authority_secret_key_file",
-                keys.authority_file.display().to_string(),
-            ),
-            ("data_dir", args.data.join("pool").display().to_string()),
-            ("payout", payout.clone()),
-            // A CPU is to be seen working.
-            ("shares_per_minute", "30".to_owned()),
-            ("minimum_difficulty", "0.0001".to_owned()),
-        ];
-        if let Some(url) = &args.node {
-            base.push(("template.source", "bitcoin-rpc".to_owned()));
-            base.push(("template.url", url.clone()));
-        }
-        self.load::<role::Pool>(&base)
-    }
-
-    fn translator(&self, pool: SocketAddr) -> Result<translator::Config, Failure> {
-        let upstream = format!(
-            "[{{ address = \"{}\", authority_public_key = \"{}\" }}]",
-            local(pool),
-            self.keys.authority
-        );
-        self.load::<role::Translator>(&[
-            ("upstreams", upstream),
-            // The pool's minimum is where a CPU starts.
-            ("nominal_hashrate", "0.0".to_owned()),
-        ])
-    }
-
-    fn miner(&self, translator: SocketAddr) -> Result<miner::Config, Failure> {
-        let mut base = vec![("address", local(translator).to_string())];
-        if let Some(threads) = self.args.threads {
-            base.push(("threads", threads.to_string()));
-        }
-        if let Some(hashrate) = self.args.hashrate {
-            base.push(("hashrate_limit", hashrate.to_string()));
-        }
-        self.load::<role::Miner>(&base)
-    }
-
-    fn load<R: Role>(&self, base: &[(&str, String)]) -> Result<R::Config, Failure> {
-        let set: Vec<(&str, &str)> = self
-            .overrides
-            .iter()
-            .filter(|(role, ..)| *role == R::NAME)
-            .map(|(_, key, value)| (*key, *value))
-            .collect();
-        let load = || {
-            let mut layers = Layers::new(R::NAME);
-            layers.overrides(base)?;
-            layers.environment(std::env::vars_os())?;
-            layers.overrides(&set)?;
-            layers.load()
-        };
-        let wrong = |error: &dyn Display| Failure::configuration(format!("{}: {error}", R::NAME));
-        let config = load().map_err(|error: config::ConfigError| wrong(&error))?;
-        R::validate(&config).map_err(|error| wrong(&error))?;
-        Ok(config)
+fn pages<R: receiver::Role>(of: &'static str, service: &Receiver<R>) -> Pages {
+    Pages {
+        name: R::NAME,
+        of,
+        at: service.http_addr(),
+        told_at: service.local_addr(),
     }
 }
 
@@ -376,19 +326,6 @@ fn why(ended: Result<Ended, JoinError>) -> (Option<&'static str>, Option<Failure
             Some(Failure::running(format!("{name}: {error}"))),
         ),
         Err(error) => (None, Some(Failure::running(error))),
-    }
-}
-
-/// Where this process reaches a listener of its own.
-fn local(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => {
-            SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))
-        }
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()))
-        }
-        _ => address,
     }
 }
 
