@@ -273,7 +273,7 @@ impl Config {
         Ok(())
     }
 
-    fn check_routes(&self) -> Result<(), Error> {
+    pub(crate) fn check_routes(&self) -> Result<(), Error> {
         for route in &self.routes {
             if !route.user_names.is_empty() {
                 return wrong("routes.user_names", NAMES_COME_LATER.into());

@@ -146,6 +146,8 @@ impl Relayed {
         let mut last = Instant::now();
         // It lives as long as the connection, and is set anew only when it has come: all timers have one lock.
         let mut alarm = pin!(sleep_until(last + idle_timeout));
+        let close = self.entry.close.clone();
+        let mut closed = pin!(close.cancelled());
         loop {
             let turn = tokio::select! {
                 turn = self.pump.turn() => turn,
@@ -156,9 +158,9 @@ impl Relayed {
                     alarm.as_mut().reset(last + idle_timeout);
                     continue;
                 }
-                () = self.entry.close.cancelled() => return Over::Stopped,
+                () = &mut closed => return Over::Stopped,
             };
-            last = Instant::now();
+            last = turn.at;
             self.count(&turn.seen);
             if self.pump.first() == Some(Side::Pool) {
                 self.judge();

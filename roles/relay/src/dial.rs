@@ -93,7 +93,7 @@ async fn attempt(
         let each = Instant::now() + patience.each;
         if is_more { each.min(end) } else { end }
     };
-    let addresses = timeout_at(until(is_more), pool.addresses())
+    let addresses = timeout_at(until(is_more), pool.at.addresses())
         .await
         .map_err(|_| Failure::Timeout(name()))?
         .map_err(|error| Failure::Name(name(), error))?;

@@ -12,6 +12,7 @@ mod dial;
 mod environment;
 mod guard;
 mod metrics;
+mod names;
 pub mod pattern;
 mod pools;
 mod pump;
@@ -29,7 +30,7 @@ pub use pools::PoolSnapshot;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -88,6 +89,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     /// Swapped whole; connections keep the one that they began with.
     plan: RwLock<Arc<Plan>>,
+    /// What the plan was made of. Taken before the plan is changed.
+    config: Mutex<Config>,
     pools: Vec<Arc<pools::Pool>>,
     /// For miners that come over TLS.
     pub(crate) certificate: Option<Arc<Certificate>>,
@@ -161,6 +164,7 @@ impl Relay {
             handshake_timeout: Duration::from_secs(config.tls.handshake_timeout_seconds),
             line_limits: config.line_limits(),
             max_connections: config.limits.connections,
+            config: Mutex::new(config.clone()),
             listener: listener.counters(),
             draining: CancellationToken::new(),
         });
@@ -299,6 +303,30 @@ impl Handle {
     #[must_use]
     pub fn close(&self, id: u64) -> bool {
         self.0.connections.close(id)
+    }
+
+    /// The routes that new connections take now.
+    #[must_use]
+    pub fn routes(&self) -> Vec<Route> {
+        let config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        config.routes.clone()
+    }
+
+    /// Has new connections take other routes. Those that are there stay where they are.
+    ///
+    /// # Errors
+    /// [`Error::Config`]; nothing has changed then.
+    pub fn set_routes(&self, routes: Vec<Route>) -> Result<(), Error> {
+        let mut config = self.0.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = Config {
+            routes,
+            ..config.clone()
+        };
+        changed.check_routes()?;
+        let plan = Arc::new(Plan::new(&changed, &self.0.pools));
+        *self.0.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
+        *config = changed;
+        Ok(())
     }
 
     /// Takes no new connections from now on, as at shutdown. The relay ends when those that are there have, or their time is up.

@@ -4,8 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,10 +16,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::Error;
 use crate::config;
+use crate::names::Name;
 use crate::watcher::Kind;
-
-/// What was found in the name system is used again for so long, so that many miners at once ask once.
-const LOOKUP_KEPT: Duration = Duration::from_secs(1);
 
 /// A pool that was tried and has not answered yet is not tried by others for so long.
 const BEING_TRIED: Duration = Duration::from_secs(1);
@@ -53,7 +49,6 @@ impl Waits {
 pub(crate) struct Pool {
     config: config::Pool,
     host: Arc<str>,
-    port: u16,
     pub(crate) tls: Option<(TlsConnector, ServerName<'static>)>,
     /// Connections that it has, those that are being made included.
     active: AtomicUsize,
@@ -62,8 +57,7 @@ pub(crate) struct Pool {
     waits: Waits,
     health: Mutex<Health>,
     timing: Mutex<Timing>,
-    /// What its name stood for when it was asked last.
-    found: tokio::sync::Mutex<Found>,
+    pub(crate) at: Name,
 }
 
 #[derive(Debug, Default)]
@@ -86,12 +80,6 @@ pub(crate) struct Timing {
     pub(crate) connects: Latencies,
     /// To answer requests that are no submits, by [`Kind`]. They are few, so one place for all connections will do.
     pub(crate) answers: [Latencies; Kind::ALL.len()],
-}
-
-#[derive(Debug, Default)]
-struct Found {
-    at: Option<Instant>,
-    addresses: Vec<SocketAddr>,
 }
 
 /// How a pool does.
@@ -124,7 +112,6 @@ impl Pool {
         })?;
         Ok(Arc::new(Self {
             host: Arc::from(host),
-            port,
             tls: crate::tls::to_pool(config)?,
             config: config.clone(),
             active: AtomicUsize::new(0),
@@ -135,7 +122,7 @@ impl Pool {
                 connects: latencies(),
                 answers: std::array::from_fn(|_| latencies()),
             }),
-            found: tokio::sync::Mutex::default(),
+            at: Name::new(host, port),
         }))
     }
 
@@ -207,37 +194,12 @@ impl Pool {
         let mut health = self.health();
         health.failures_in_a_row = 0;
         health.failing_until = None;
+        health.tried_until = None;
     }
 
     /// Whether it says something on any connection.
     pub(crate) fn answers_others(&self) -> bool {
         self.answering.load(Ordering::Relaxed) > 0
-    }
-
-    /// The addresses that its name stands for now. Where that cannot be found out, those from before.
-    pub(crate) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        let mut found = self.found.lock().await;
-        let now = Instant::now();
-        if found.at.is_some_and(|at| now - at < LOOKUP_KEPT) && !found.addresses.is_empty() {
-            return Ok(found.addresses.clone());
-        }
-        let looked_up = tokio::net::lookup_host((&*self.host, self.port)).await;
-        let addresses = looked_up.map(Iterator::collect::<Vec<_>>);
-        match addresses {
-            Ok(addresses) if !addresses.is_empty() => {
-                found.at = Some(Instant::now());
-                found.addresses = addresses;
-            }
-            Ok(_) if found.addresses.is_empty() => {
-                return Err(io::Error::other("the name has no address"));
-            }
-            Err(error) if found.addresses.is_empty() => return Err(error),
-            outcome => {
-                let error = outcome.err();
-                tracing::warn!(pool = %self.name(), ?error, "name not found; using the addresses from before");
-            }
-        }
-        Ok(found.addresses.clone())
     }
 
     pub(crate) fn timing(&self) -> MutexGuard<'_, Timing> {
@@ -297,5 +259,67 @@ impl Drop for Place {
         if self.answered {
             self.pool.answering.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAITS: Waits = Waits {
+        first: Duration::from_secs(1),
+        last: Duration::from_secs(10),
+    };
+
+    fn pool() -> Arc<Pool> {
+        let config = config::Pool {
+            name: "a".into(),
+            address: "pool.example:3333".into(),
+            ..config::Pool::default()
+        };
+        Pool::new(&config, WAITS).unwrap()
+    }
+
+    fn fail(pool: &Pool, now: Instant) -> bool {
+        pool.failed(now, "connect-refused", "refused".to_owned())
+    }
+
+    #[test]
+    fn a_failing_pool_is_passed_over_for_longer_and_longer() {
+        let (pool, mut now) = (pool(), Instant::now());
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            assert!(pool.may_be_tried(now));
+            fail(&pool, now);
+            now += Duration::from_secs(seconds);
+            assert!(!pool.may_be_tried(now - Duration::from_millis(1)));
+        }
+        pool.try_now(now).answered();
+        assert!(pool.may_be_tried(now));
+        fail(&pool, now);
+        assert!(pool.may_be_tried(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_fails_together_is_one_failure_and_is_told_once() {
+        let (pool, now) = (pool(), Instant::now());
+        assert!(fail(&pool, now));
+        for _ in 0..100 {
+            assert!(!fail(&pool, now));
+        }
+        assert!(pool.may_be_tried(now + Duration::from_secs(1)));
+        assert_eq!(pool.snapshot().failures["connect-refused"], 101);
+    }
+
+    #[test]
+    fn one_finds_out_for_all_whether_a_pool_still_fails() {
+        let (pool, now) = (pool(), Instant::now());
+        fail(&pool, now);
+        let later = now + Duration::from_secs(1);
+        let place = pool.try_now(later);
+        assert!(!pool.may_be_tried(later));
+        assert_eq!(pool.snapshot().active, 1);
+        drop(place);
+        assert_eq!(pool.snapshot().active, 0);
+        assert!(pool.may_be_tried(later + BEING_TRIED));
     }
 }

@@ -9,9 +9,9 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::guard::{Guard, Refusal};
 use crate::watcher::{Seen, Watcher};
@@ -46,6 +46,8 @@ pub(crate) enum End {
 pub(crate) struct Turn {
     /// What was counted, bytes and pauses included.
     pub(crate) seen: Seen,
+    /// When.
+    pub(crate) at: Instant,
     /// Whether that was all.
     pub(crate) end: Option<End>,
 }
@@ -112,13 +114,13 @@ where
             &mut tally,
             |bytes, now| match guard {
                 None => {
-                    watcher.miner_said(bytes, now);
+                    watcher.miner_said(bytes, now.into_std());
                     See::All
                 }
                 Some(guard) => {
                     let mut admitted = Vec::new();
                     *refusal = guard.admit(bytes, &mut admitted).err();
-                    watcher.miner_said(&admitted, now);
+                    watcher.miner_said(&admitted, now.into_std());
                     See::Only(admitted, refusal.is_some())
                 }
             },
@@ -130,7 +132,7 @@ where
             &mut self.miner,
             &mut tally,
             |bytes, now| {
-                watcher.pool_said(bytes, now);
+                watcher.pool_said(bytes, now.into_std());
                 See::All
             },
         );
@@ -143,8 +145,8 @@ where
         seen.totals.bytes_received = self.down.take_moved();
         seen.totals.pauses = tally.pauses;
         seen.totals.resumes = tally.resumes;
-        let end = self.end();
-        Poll::Ready(Turn { seen, end })
+        let (at, end) = (tally.now(), self.end());
+        Poll::Ready(Turn { seen, at, end })
     }
 
     fn end(&mut self) -> Option<End> {
@@ -201,9 +203,7 @@ impl Tally {
 
     /// One look at the clock for all that a turn brings.
     fn now(&mut self) -> Instant {
-        *self
-            .now
-            .get_or_insert_with(|| tokio::time::Instant::now().into_std())
+        *self.now.get_or_insert_with(Instant::now)
     }
 }
 

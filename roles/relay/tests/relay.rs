@@ -143,6 +143,25 @@ async fn a_miner_that_is_not_on_the_list_is_told_so_and_its_line_never_reaches_t
 }
 
 #[tokio::test]
+async fn routes_that_are_changed_are_for_new_connections() {
+    let (one, other) = (Pools::new().await, Pools::new().await);
+    let relay = start(config(&[one.address(), other.address()])).await;
+    let mut before = relay.connect().await;
+    let mut pool_before = one.accept().await;
+    let to = |pool: &str| Route {
+        groups: vec![vec![pool.to_owned()]],
+        ..Route::default()
+    };
+    assert!(relay.handle.set_routes(vec![to("nowhere")]).is_err());
+    relay.handle.set_routes(vec![to("b")]).unwrap();
+    assert_eq!(relay.handle.routes(), [to("b")]);
+    let mut after = relay.connect().await;
+    let mut pool_after = other.accept().await;
+    first_share(&mut after, &mut pool_after, "anybody").await;
+    first_share(&mut before, &mut pool_before, "anybody").await;
+}
+
+#[tokio::test]
 async fn every_metric_has_its_name() {
     let pools = Pools::new().await;
     let relay = start(config(&[pools.address()])).await;
