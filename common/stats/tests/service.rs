@@ -260,6 +260,27 @@ async fn a_silent_sender_is_stale_and_then_down_and_was_seen_last() {
 }
 
 #[tokio::test]
+async fn a_senders_clock_that_steps_makes_nobody_stale_and_no_sum_wrong() {
+    let (_database, one) = on_sqlite().await;
+    let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
+    // Told late, then years ahead, then from before its own start.
+    for (number, at_ms) in [(1, 1_700_000_100_000), (2, 1_900_000_000_000), (3, 1_000)] {
+        client.at_ms = at_ms;
+        client.tell(number, service(10 * number)).await;
+    }
+    client.acked(3).await;
+    assert_eq!(one.accepted("a"), 30);
+    assert_eq!(one.link("a"), Some(Link::Up));
+    let work = one.view.read(|board, _| {
+        let samples = board.recent(&key("a"), Of::Sender, Period::Minute);
+        samples.iter().map(|sample| sample.hashes).sum::<f64>()
+    });
+    let all = 30.0 * 2f64.powi(32);
+    assert!(work > 0.0 && work <= all * 1.000_001, "{work} of {all}");
+    one.stop().await;
+}
+
+#[tokio::test]
 async fn of_two_senders_with_one_name_the_second_is_refused() {
     let (_database, one) = on_sqlite().await;
     let (mut first, _) = Client::connect(one.address, &hello("a", "1")).await;
