@@ -101,8 +101,7 @@ impl<R: Role> Receiver<R> {
             key: "web.token_file",
             problem,
         })?;
-        let block_url = config.web.block_url.clone();
-        let pages = web::router(R::PAGES, R::NAME, view.clone(), guard, block_url);
+        let pages = web::router(R::PAGES, R::NAME, view.clone(), guard, config.web.clone());
         let http = http::Server::bind_with_pages(config.http_address, endpoints, pages)?;
         let shared = Arc::new(Shared {
             orders,

@@ -25,12 +25,13 @@ use stats_events::{
 use support::{Client, Database, Service, counters, hello};
 use tokio::task::block_in_place;
 
-const POOL: [(&str, &str); 8] = [
+const POOL: [(&str, &str); 9] = [
     ("overview", "/"),
     ("overview-week", "/?range=7d"),
     ("peers", "/peers"),
     ("peer", "/peers/pool/main/2"),
     ("workers", "/workers"),
+    ("accounts", "/accounts"),
     ("blocks", "/blocks"),
     ("services", "/services"),
     ("api", "/api"),
@@ -115,6 +116,11 @@ fn machines(kind: Kind, now_ms: u64) -> Vec<Event> {
         "SRI Translator Proxy",
         "Braiins bosminer",
     ];
+    const ACCOUNTS: [&str; 3] = [
+        "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4",
+        "alice",
+        "farm-north",
+    ];
     let mut events = Vec::new();
     for number in 1..=30_u64 {
         let counters = Counters {
@@ -155,7 +161,7 @@ fn machines(kind: Kind, now_ms: u64) -> Vec<Event> {
         }));
         events.push(Event::Worker(WorkerState {
             peer: number,
-            account: "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4".into(),
+            account: ACCOUNTS[usize::try_from(number % 3).unwrap()].into(),
             worker: match number {
                 7 => "<img src=x onerror=\"document.title='broken'\">".into(),
                 number => format!("rack{}-{number:02}", number % 4),

@@ -28,7 +28,15 @@ use tokio::time::timeout;
 /// What a worker may call itself.
 const HOSTILE: &str = "<script>alert(1)</script>\"><img src=x onerror='alert(1)'>&amp;";
 
-const POOL: [&str; 6] = ["/", "/peers", "/workers", "/blocks", "/services", "/api"];
+const POOL: [&str; 7] = [
+    "/",
+    "/peers",
+    "/workers",
+    "/accounts",
+    "/blocks",
+    "/services",
+    "/api",
+];
 const PROXY: [&str; 6] = [
     "/",
     "/miners",
@@ -261,6 +269,17 @@ async fn ten_thousand_workers_are_found_sorted_and_turned_by_pages() {
     assert!(shown.contains("rig01239") && shown.contains("10 found"));
     let last = page(&service, "/workers?sort=name&page=100").await;
     assert!(last.contains("Page 100 of 100") && last.contains("account9"));
+    let accounts = json(&service, "/api/v1/accounts?sort=-accepted").await;
+    assert_eq!(accounts["total"], 10);
+    // The sum of all whose number ends with 0, to 10,000.
+    assert_eq!(accounts["rows"][0]["account"], "account0");
+    assert_eq!(accounts["rows"][0]["shares"]["accepted"], 5_005_000);
+    assert_eq!(accounts["rows"][0]["workers_active"], 1000);
+    let found = page(&service, "/accounts?q=ACCOUNT7").await;
+    assert!(
+        found.contains("1 found") && found.contains("of 1,000"),
+        "{found}"
+    );
     assert_eq!(service.get("/api/v1/workers?sort=size").await.0, 400);
     assert_eq!(service.get("/api/v1/workers?page=0").await.0, 400);
     assert_eq!(service.get("/workers?page=x&sort=y").await.0, 200);

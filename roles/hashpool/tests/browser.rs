@@ -30,9 +30,13 @@ fn the_pages_of_a_running_stack_show_its_miner_and_shut_nobody_out() {
     };
     let data = tempfile::tempdir().unwrap();
     let miner = ["--threads", "1", "--hashrate", "200k"];
-    let mut up = Up::start(data.path(), &[&miner[..], &FREE_PORTS].concat());
-    let [translator, pool, proxy] =
-        ["translator", "pool-stats", "proxy-stats"].map(|role| place(&mut up, role));
+    // As it is by default: miners on other machines can connect.
+    let open = ["--set", "translator.listen_address=0.0.0.0:0"];
+    let arguments = [&miner[..], &FREE_PORTS, &open].concat();
+    let mut up = Up::start(data.path(), &arguments);
+    let [pool, proxy] = ["pool-stats", "proxy-stats"].map(|role| place(&mut up, role));
+    let url = up.wait_for(|line| line.contains("point a miner at "));
+    let url = url.rsplit(' ').next().unwrap();
 
     // Somebody opens the first page before there is anything to see, and leaves it open.
     browser.open(&format!("http://{pool}/"));
@@ -57,6 +61,7 @@ fn the_pages_of_a_running_stack_show_its_miner_and_shut_nobody_out() {
         ("peers", "/peers"),
         ("peer", &peer),
         ("workers", "/workers"),
+        ("accounts", "/accounts"),
         ("blocks", "/blocks"),
         ("services", "/services"),
         ("api", "/api"),
@@ -72,8 +77,8 @@ fn the_pages_of_a_running_stack_show_its_miner_and_shut_nobody_out() {
     ];
     let mut wrong = Vec::new();
     for (pages, set, all) in [
-        (&pool, "pool", of_the_pool),
-        (&proxy, "proxy", of_the_proxy),
+        (&pool, "pool", &of_the_pool[..]),
+        (&proxy, "proxy", &of_the_proxy[..]),
     ] {
         let folder = folder(env!("CARGO_TARGET_TMPDIR"), &format!("up/{set}"));
         for (name, path) in all {
@@ -87,12 +92,12 @@ fn the_pages_of_a_running_stack_show_its_miner_and_shut_nobody_out() {
         ("/miners", "hashpool-miner"),
         (&miner, "miner.worker1"),
         ("/upstreams", "healthy"),
-        ("/connect", &format!("stratum+tcp://{translator}")),
+        ("/connect", url),
     ] {
         browser.open(&format!("http://{proxy}{path}"));
         assert!(browser.text().contains(shown), "{path}: {}", browser.text());
     }
     browser.open(&format!("http://{proxy}/connect"));
     let code = browser.value("document.querySelector('.code').getAttribute('aria-label')");
-    assert_eq!(code, format!("QR code of stratum+tcp://{translator}"));
+    assert_eq!(code, format!("QR code of {url}"));
 }

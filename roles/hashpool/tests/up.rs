@@ -97,12 +97,12 @@ fn its_pages_show_the_miner_its_blocks_and_what_the_ledger_holds() {
     );
     assert!(get(pool, "/blocks").contains(hash));
     assert!(get(pool, "/").contains("Latest blocks"));
-    let connected = get(proxy, "/miners");
-    assert!(
-        connected.contains("alice.rig") && connected.contains("hashpool-miner"),
-        "{connected}"
-    );
-    assert!(get(pool, "/workers").contains("alice"));
+    // Blocks are told as they happen, the rest at the next look.
+    until("the miner on both pages", || {
+        let miners = get(proxy, "/miners");
+        let is_there = miners.contains("alice.rig") && miners.contains("hashpool-miner");
+        (is_there && get(pool, "/workers").contains("alice")).then_some(())
+    });
     for (pages, service) in [(pool, "pool_stats"), (proxy, "proxy_stats")] {
         let metrics = get(pages, "/metrics");
         let up = format!("hashpool_{service}_senders{{link=\"up\"}} 1");

@@ -12,7 +12,9 @@ use utoipa::{OpenApi, ToSchema};
 
 use super::chart::Range;
 use super::history::{self, Whose};
-use super::model::{self, Block, Overview, Page, Peer, Service, Shares, Upstream, WorkerRow};
+use super::model::{
+    self, AccountRow, Block, Overview, Page, Peer, Service, Shares, Upstream, WorkerRow,
+};
 use super::pages::Asked;
 use super::site::Site;
 use crate::state::{SenderKey, WorkerKey};
@@ -35,6 +37,7 @@ const BLOCKS: usize = 100;
         peers,
         peer,
         workers,
+        accounts,
         upstreams,
         blocks,
         hashrate,
@@ -113,6 +116,7 @@ pub(super) fn router() -> Router<Site> {
         .route("/peers/{role}/{service}/{id}", get(peer))
         .route("/peers/{role}/{service}/{id}/hashrate", get(peer_hashrate))
         .route("/workers", get(workers))
+        .route("/accounts", get(accounts))
         .route("/workers/hashrate", get(worker_hashrate))
         .route("/upstreams", get(upstreams))
         .route("/blocks", get(blocks))
@@ -239,7 +243,7 @@ async fn peer(
     }
 }
 
-/// Accounts and workers
+/// Workers
 #[utoipa::path(
     get,
     path = "/api/v1/workers",
@@ -257,6 +261,27 @@ async fn workers(State(site): State<Site>, Query(asked): Query<Asked>) -> Respon
     };
     let kind = site.kind;
     let copy = move |board: &_, now| model::workers(board, now, kind.counted(), &list);
+    answer(site.look(copy).await)
+}
+
+/// Accounts, each with the sums of its workers
+#[utoipa::path(
+    get,
+    path = "/api/v1/accounts",
+    params(
+        ("q" = Option<String>, Query, description = "Text in the name"),
+        ("sort" = Option<String>, Query, description = "name, hashrate, accepted, rejected or last-share; with a minus before it for the largest first"),
+        ("page" = Option<u32>, Query, description = "From 1; a page has 100 rows"),
+    ),
+    responses((status = 200, body = Page<AccountRow>), (status = 400, body = Problem))
+)]
+async fn accounts(State(site): State<Site>, Query(asked): Query<Asked>) -> Response {
+    let list = match asked.list() {
+        Ok(list) => list,
+        Err(wrong) => return problem(StatusCode::BAD_REQUEST, wrong),
+    };
+    let kind = site.kind;
+    let copy = move |board: &_, now| model::accounts(board, now, kind.counted(), &list);
     answer(site.look(copy).await)
 }
 

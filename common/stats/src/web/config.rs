@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use service::http::Address;
 
 use super::auth::Guard;
+use super::connect;
 use crate::Token;
 
 /// Who sees the pages, and where they lead.
@@ -23,6 +24,9 @@ pub struct WebConfig {
     /// Where an explorer shows a block, with `{hash}` in it; empty for no links. The network's explorer if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_url: Option<String>,
+    /// The name or address under which miners reach this machine; the one under which a page is asked for if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub miner_host: Option<String>,
 }
 
 impl WebConfig {
@@ -46,6 +50,14 @@ impl WebConfig {
             let problem = "has to be set where other machines can connect; or web.token_file, or web.open = true to show \
                  everything to everybody";
             return Err(("web.token", problem));
+        }
+        if let Some(host) = &self.miner_host
+            && connect::without_port(host) != Some(host)
+        {
+            return Err((
+                "web.miner_host",
+                "must be a name or an address, IPv6 in brackets, without scheme and port",
+            ));
         }
         let scheme = |url: &str| url.starts_with("https://") || url.starts_with("http://");
         match self.block_url.as_deref() {

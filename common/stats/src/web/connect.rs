@@ -1,6 +1,6 @@
 //! What to put into a miner.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use qrcode::{Color, QrCode};
 
@@ -27,8 +27,14 @@ pub(super) struct Code {
 }
 
 /// All ways of these services. `host` is where this page was asked for, as the browser said.
-pub(super) fn ways(services: &[Service], host: Option<&str>) -> Vec<Way> {
-    let host = host.and_then(without_port);
+/// `known` is where miners reach this machine, as the operator said.
+pub(super) fn ways(services: &[Service], host: Option<&str>, known: Option<&str>) -> Vec<Way> {
+    let host = match known {
+        Some(known) => Host::Known(known),
+        None => host
+            .and_then(without_port)
+            .map_or(Host::Unknown, Host::Seen),
+    };
     let all = services.iter().flat_map(|service| {
         let of = move |endpoint| way(service, endpoint, host);
         service.endpoints.iter().filter_map(of)
@@ -36,7 +42,7 @@ pub(super) fn ways(services: &[Service], host: Option<&str>) -> Vec<Way> {
     all.collect()
 }
 
-fn way(service: &Service, endpoint: &Endpoint, host: Option<&str>) -> Option<Way> {
+fn way(service: &Service, endpoint: &Endpoint, host: Host<'_>) -> Option<Way> {
     let (title, scheme) = match &*endpoint.protocol {
         "sv1" => ("Stratum V1", "stratum+tcp"),
         "sv1-tls" => ("Stratum V1 over TLS", "stratum+ssl"),
@@ -56,9 +62,19 @@ fn way(service: &Service, endpoint: &Endpoint, host: Option<&str>) -> Option<Way
     })
 }
 
+/// The name or address of the machine on which everything runs.
+#[derive(Debug, Clone, Copy)]
+enum Host<'a> {
+    /// The operator said so.
+    Known(&'a str),
+    /// The page was asked for there.
+    Seen(&'a str),
+    Unknown,
+}
+
 /// The address for a miner. Where the service listens on all addresses of its machine, the one that this page was asked for
 /// under is likely to be one of them.
-fn reachable(address: &str, host: Option<&str>) -> (String, Option<&'static str>) {
+fn reachable(address: &str, host: Host<'_>) -> (String, Option<&'static str>) {
     let Ok(bound) = address.parse::<SocketAddr>() else {
         return (address.to_owned(), None);
     };
@@ -67,21 +83,36 @@ fn reachable(address: &str, host: Option<&str>) -> (String, Option<&'static str>
             "Only programs on the same machine can connect: listen_address is a loopback address.";
         return (address.to_owned(), Some(note));
     }
-    match host.filter(|_| bound.ip().is_unspecified()) {
-        Some(host) => {
-            let note = "It listens on every address of its machine; this is the one under which you see this page.";
-            (format!("{host}:{}", bound.port()), Some(note))
+    if !bound.ip().is_unspecified() {
+        return (address.to_owned(), None);
+    }
+    let at = |host| format!("{host}:{}", bound.port());
+    match host {
+        Host::Known(host) => (at(host), None),
+        Host::Seen(host) if is_this_machine(host) => {
+            let note = "This is for programs on this machine. Others need its name or address in the network in place of the first \
+                 part; web.miner_host of this service puts it here.";
+            (at(host), Some(note))
         }
-        None if bound.ip().is_unspecified() => {
+        Host::Seen(host) => {
+            let note = "It listens on every address of its machine; this is the one under which you see this page.";
+            (at(host), Some(note))
+        }
+        Host::Unknown => {
             let note = "Put the name or address of the machine in place of the first part.";
             (address.to_owned(), Some(note))
         }
-        None => (address.to_owned(), None),
     }
 }
 
+/// Whether others would find themselves under it.
+fn is_this_machine(host: &str) -> bool {
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// The host of a `Host` header, if it can be one.
-fn without_port(host: &str) -> Option<&str> {
+pub(super) fn without_port(host: &str) -> Option<&str> {
     let end = match host.rfind(']') {
         Some(end) => end + 1,
         None => host.find(':').unwrap_or(host.len()),
@@ -114,10 +145,17 @@ mod tests {
     #[test]
     fn the_address_is_one_that_a_miner_can_reach_where_that_is_known() {
         let seen = |address, host| reachable(address, host).0;
-        assert_eq!(seen("10.0.0.7:3333", Some("x")), "10.0.0.7:3333");
-        assert_eq!(seen("127.0.0.1:3333", Some("x")), "127.0.0.1:3333");
-        assert_eq!(seen("0.0.0.0:3333", Some("pool.lan")), "pool.lan:3333");
-        assert_eq!(seen("[::]:3333", None), "[::]:3333");
+        let (page, known) = (Host::Seen("pool.lan"), Host::Known("10.0.0.9"));
+        assert_eq!(seen("10.0.0.7:3333", known), "10.0.0.7:3333");
+        assert_eq!(seen("127.0.0.1:3333", known), "127.0.0.1:3333");
+        assert_eq!(seen("0.0.0.0:3333", page), "pool.lan:3333");
+        assert_eq!(seen("0.0.0.0:3333", known), "10.0.0.9:3333");
+        assert_eq!(seen("[::]:3333", Host::Unknown), "[::]:3333");
+        let note = |host| reachable("0.0.0.0:3333", Host::Seen(host)).1.unwrap();
+        for host in ["localhost", "127.0.0.1", "[::1]"] {
+            assert!(note(host).contains("web.miner_host"), "{host}");
+        }
+        assert!(!note("pool.lan").contains("web.miner_host"));
         assert_eq!(without_port("pool.lan:3030"), Some("pool.lan"));
         assert_eq!(without_port("[2001:db8::1]:3030"), Some("[2001:db8::1]"));
         assert_eq!(without_port("<script>"), None);

@@ -1,5 +1,6 @@
 //! What pages and API show: copied from the board while the writer waits, and turned into text after.
 
+mod accounts;
 mod lists;
 mod peers;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use stats_events::Counters;
 use utoipa::ToSchema;
 
+pub(super) use accounts::{AccountRow, accounts};
 pub(super) use lists::{List, Page, Sort};
 pub(super) use peers::{Peer, Subjects, WorkerRow, peer, peers, workers};
 

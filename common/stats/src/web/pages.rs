@@ -11,7 +11,8 @@ use super::chart::{Chart, Range};
 use super::connect::{self, Way};
 use super::history::{self, Whose};
 use super::model::{
-    self, Block, List, Overview, Page, Peer, Service, Shares, Sort, Status, Upstream, WorkerRow,
+    self, AccountRow, Block, List, Overview, Page, Peer, Service, Shares, Sort, Status, Upstream,
+    WorkerRow,
 };
 use super::show;
 use super::site::{Kind, Site};
@@ -181,6 +182,14 @@ struct WorkersPage {
 }
 
 #[derive(Template)]
+#[template(path = "accounts.html")]
+struct AccountsPage {
+    shell: Shell,
+    list: List,
+    page: Page<AccountRow>,
+}
+
+#[derive(Template)]
 #[template(path = "blocks.html")]
 struct BlocksPage {
     shell: Shell,
@@ -338,6 +347,14 @@ pub(super) async fn workers(State(site): State<Site>, Query(asked): Query<Asked>
     Ok(html(StatusCode::OK, &WorkersPage { shell, list, page }))
 }
 
+pub(super) async fn accounts(State(site): State<Site>, Query(asked): Query<Asked>) -> Answer {
+    let (kind, list) = (site.kind, asked.list().unwrap_or_default());
+    let wanted = list.clone();
+    let copy = move |board: &Board, now| model::accounts(board, now, kind.counted(), &wanted);
+    let (shell, page) = look(&site, "/accounts", copy).await?;
+    Ok(html(StatusCode::OK, &AccountsPage { shell, list, page }))
+}
+
 pub(super) async fn blocks(State(site): State<Site>, Query(asked): Query<Asked>) -> Answer {
     let page = asked.list().map_or(1, |list| list.page);
     let skip = (page - 1).saturating_mul(BLOCKS);
@@ -369,7 +386,7 @@ pub(super) async fn connect(State(site): State<Site>, headers: HeaderMap) -> Ans
     let (shell, mut services) = look(&site, "/connect", model::services).await?;
     services.retain(|service| kind.counted().contains(&&*service.role));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let ways = connect::ways(&services, host);
+    let ways = connect::ways(&services, host, site.miner_host());
     Ok(html(StatusCode::OK, &ConnectPage { shell, ways }))
 }
 

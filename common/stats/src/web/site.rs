@@ -8,6 +8,7 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 use super::auth::{self, Guard};
+use super::config::WebConfig;
 use super::model::Block;
 use super::{api, assets, live, pages};
 use crate::Now;
@@ -63,6 +64,7 @@ impl Kind {
                 ("/", "Overview"),
                 ("/peers", "Peers"),
                 ("/workers", "Workers"),
+                ("/accounts", "Accounts"),
                 ("/blocks", "Blocks"),
                 ("/services", "Services"),
                 ("/api", "API"),
@@ -87,23 +89,18 @@ pub(crate) struct Site {
     pub(super) name: &'static str,
     pub(super) view: View,
     pub(super) listeners: Arc<Semaphore>,
-    block_url: Arc<Option<String>>,
+    config: Arc<WebConfig>,
     renders: Arc<Semaphore>,
 }
 
 impl Site {
-    pub(super) fn new(
-        kind: Kind,
-        name: &'static str,
-        view: View,
-        block_url: Option<String>,
-    ) -> Self {
+    pub(super) fn new(kind: Kind, name: &'static str, view: View, config: WebConfig) -> Self {
         Self {
             kind,
             name,
             view,
             listeners: Arc::new(Semaphore::new(live::LISTENERS)),
-            block_url: Arc::new(block_url),
+            config: Arc::new(config),
             renders: Arc::new(Semaphore::new(RENDERS)),
         }
     }
@@ -122,6 +119,11 @@ impl Site {
         copied.await.ok()
     }
 
+    /// Where miners reach this machine, as the operator said.
+    pub(super) fn miner_host(&self) -> Option<&str> {
+        self.config.miner_host.as_deref()
+    }
+
     /// Fills in where explorers show the blocks.
     pub(super) fn link(&self, blocks: &mut [Block]) {
         for block in blocks {
@@ -134,7 +136,7 @@ impl Site {
         if !is_hash {
             return None;
         }
-        let pattern = match (&*self.block_url, block.network.as_deref()) {
+        let pattern = match (&self.config.block_url, block.network.as_deref()) {
             (Some(pattern), _) => pattern,
             (None, Some("mainnet")) => "https://mempool.space/block/{hash}",
             (None, Some("testnet4")) => "https://mempool.space/testnet4/block/{hash}",
@@ -151,15 +153,16 @@ pub(crate) fn router(
     name: &'static str,
     view: View,
     guard: Guard,
-    block_url: Option<String>,
+    config: WebConfig,
 ) -> Router {
-    let site = Site::new(kind, name, view, block_url);
+    let site = Site::new(kind, name, view, config);
     let router = match kind {
         Kind::Pool => Router::new()
             .route("/", get(pages::pool))
             .route("/peers", get(pages::peers))
             .route("/peers/{role}/{service}/{id}", get(pages::peer))
             .route("/workers", get(pages::workers))
+            .route("/accounts", get(pages::accounts))
             .route("/blocks", get(pages::blocks)),
         Kind::Proxy => Router::new()
             .route("/", get(pages::proxy))

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use service::config::{self, Layers};
 use service::http::Address;
@@ -118,11 +118,12 @@ impl<'a> Configs<'a> {
 
     pub(super) fn proxy_stats(&self) -> Result<proxy_stats::Config, Failure> {
         let defaults = proxy_stats::Config::default();
-        let base = self.stats_service(
-            "proxy-stats",
-            defaults.listen_address,
-            defaults.http_address,
-        );
+        let (events, pages) = (defaults.listen_address, defaults.http_address);
+        let mut base = self.stats_service("proxy-stats", events, pages).to_vec();
+        // Whoever looks at the page on this machine wants to know what to put into another one.
+        if let Some(here) = here() {
+            base.push(("web.miner_host", here.to_string()));
+        }
         self.load::<role::ProxyStats>(&base)
     }
 
@@ -195,6 +196,17 @@ pub(super) fn local(address: SocketAddr) -> SocketAddr {
             SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()))
         }
         _ => address,
+    }
+}
+
+/// Where other machines reach this one: the address that it would send from, if it has a network.
+pub(super) fn here() -> Option<Ipv4Addr> {
+    // Connecting a UDP socket sends nothing. The address is one that belongs to documents (RFC 5737).
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(here) => Some(here),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use service::config;
@@ -11,7 +11,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::configs::{Configs, local};
+use super::configs::{Configs, here, local};
 use super::keys::Keys;
 use super::report::{Block, Blocks, Figures, Place, Places};
 use crate::cli::UpArgs;
@@ -329,18 +329,13 @@ fn why(ended: Result<Ended, JoinError>) -> (Option<&'static str>, Option<Failure
     }
 }
 
-/// Where other machines reach it: the address that this one would send from, if it has a network.
+/// Where other machines reach a listener.
 fn reachable(address: SocketAddr) -> SocketAddr {
     if !address.ip().is_unspecified() {
         return address;
     }
-    // Connecting a UDP socket sends nothing. The address is one that belongs to documents (RFC 5737).
-    let from = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        socket.local_addr()
-    });
-    match from {
-        Ok(from) => SocketAddr::new(from.ip(), address.port()),
-        Err(_) => local(address),
+    match here() {
+        Some(here) => SocketAddr::from((here, address.port())),
+        None => local(address),
     }
 }
