@@ -12,7 +12,7 @@ UP := $(if $(DATA),--data '$(DATA)') $(if $(THREADS),--threads '$(THREADS)') \
 	$(if $(HASHRATE),--hashrate '$(HASHRATE)')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test interop fuzz lint fmt setup bench-pool bench-translator bench-share bench-vardiff bench-stats
+.PHONY: help up test interop fuzz lint fmt setup bench-pool bench-translator bench-share bench-vardiff bench-stats bench-relay
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,13 @@ bench-stats: ## a stats service that is told of 10,000 workers every five second
 	@tools/setup build
 	@$(CARGO) build --quiet --release --locked --package hashpool --package bench-stats
 	@exec '$(TARGET)/release/bench-stats' --hashpool '$(TARGET)/release/hashpool' $(ARGS)
+
+bench-relay: ## the relay under load, beside HAProxy and socat where they are installed; ARGS=arguments
+	@tools/setup build
+	@$(CARGO) build --quiet --release --locked --package hashpool --package bench-relay
+	@haproxy="$$(PATH="$$PATH:/usr/sbin" command -v haproxy)"; socat="$$(command -v socat)"; \
+		exec '$(TARGET)/release/bench-relay' --hashpool '$(TARGET)/release/hashpool' \
+		$${haproxy:+--haproxy "$$haproxy"} $${socat:+--socat "$$socat"} $(ARGS)
 
 setup: ## install what building, testing and linting need
 	@tools/setup build

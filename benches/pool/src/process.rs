@@ -63,6 +63,12 @@ impl Process {
         })
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processor time of each of its threads until now, in user space and in the kernel.
     ///
     /// `/proc/PID/stat` has the sum, but in steps of ten milliseconds.
