@@ -8,12 +8,14 @@
 
 #![forbid(unsafe_code)]
 
+mod columns;
 mod keeper;
 mod migrations;
 mod postgres;
 mod sqlite;
 mod url;
 
+pub use columns::{from_columns, to_columns};
 pub use keeper::{Database, Health, Keeper};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
