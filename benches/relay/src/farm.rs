@@ -94,7 +94,9 @@ impl Farm {
     /// Handles what there is, after waiting this long for it at most.
     pub(crate) fn turn(&mut self, at_most: Duration) -> Result<()> {
         let wait = u16::try_from(at_most.as_millis())?;
-        let count = self.epoll.wait(&mut self.events, EpollTimeout::from(wait))?;
+        let count = self
+            .epoll
+            .wait(&mut self.events, EpollTimeout::from(wait))?;
         for at in 0..count {
             let event = self.events[at];
             let number = usize::try_from(event.data())?;

@@ -147,13 +147,13 @@ fn measure_one(
         "one" => measure::stream(&mut running, pool, 1, time).map(|it| figures.one = Some(it)),
         "thousand" => measure::stream(&mut running, pool, options.connections, time)
             .map(|it| figures.many = Some(it)),
-        "latency" => measure::latency(&running, options.round_trips)
-            .map(|it| figures.latency = Some(it)),
+        "latency" => {
+            measure::latency(&running, options.round_trips).map(|it| figures.latency = Some(it))
+        }
         "submits" => measure::submits(&running, options.connections, options.submits, time)
             .map(|it| figures.submits = Some(it)),
-        "idle" => {
-            measure::idle(&running, idle_connections(subject, options)).map(|it| figures.idle = Some(it))
-        }
+        "idle" => measure::idle(&running, idle_connections(subject, options))
+            .map(|it| figures.idle = Some(it)),
         other => return Err(format!("there is no measurement {other}").into()),
     };
     measured.map_err(|error| with_last_words(&running, &error))

@@ -220,14 +220,20 @@ impl Connection {
         // Writing to a Vec cannot fail.
         if says("mining.submit") {
             shared.submits.fetch_add(1, Relaxed);
-            let _ = writeln!(self.unwritten, r#"{{"id":{id},"result":true,"error":null}}"#);
+            let _ = writeln!(
+                self.unwritten,
+                r#"{{"id":{id},"result":true,"error":null}}"#
+            );
         } else if says("mining.subscribe") {
             let _ = writeln!(
                 self.unwritten,
                 r#"{{"id":{id},"result":[[["mining.notify","1"]],"deadbeef",8],"error":null}}"#
             );
         } else if says("mining.authorize") {
-            let _ = writeln!(self.unwritten, r#"{{"id":{id},"result":true,"error":null}}"#);
+            let _ = writeln!(
+                self.unwritten,
+                r#"{{"id":{id},"result":true,"error":null}}"#
+            );
             let _ = writeln!(
                 self.unwritten,
                 r#"{{"id":null,"method":"mining.set_difficulty","params":[8192]}}"#
@@ -287,7 +293,9 @@ fn job(number: u32) -> String {
 
 /// Jobs to be sent again and again.
 fn jobs() -> Vec<u8> {
-    (0..48).flat_map(|number| job(number).into_bytes()).collect()
+    (0..48)
+        .flat_map(|number| job(number).into_bytes())
+        .collect()
 }
 
 const LISTENER: u64 = u64::MAX;

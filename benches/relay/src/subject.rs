@@ -139,7 +139,12 @@ fn relay(program: &Path, address: SocketAddr, pool: SocketAddr) -> Command {
 }
 
 /// TCP mode with its defaults, but for the limit of connections and timeouts.
-fn haproxy(program: &Path, address: SocketAddr, pool: SocketAddr, folder: &Path) -> Result<Command> {
+fn haproxy(
+    program: &Path,
+    address: SocketAddr,
+    pool: SocketAddr,
+    folder: &Path,
+) -> Result<Command> {
     let config = folder.join("haproxy.cfg");
     // It refuses to start with more than the descriptors that it may open are enough for.
     let (_, files) = getrlimit(Resource::RLIMIT_NOFILE)?;

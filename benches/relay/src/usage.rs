@@ -54,7 +54,11 @@ fn family(process: Option<&Process>) -> Vec<u32> {
     let mut all = vec![process.id()];
     let path = format!("/proc/{0}/task/{0}/children", process.id());
     let children = fs::read_to_string(path).unwrap_or_default();
-    all.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+    all.extend(
+        children
+            .split_whitespace()
+            .filter_map(|id| id.parse::<u32>().ok()),
+    );
     all
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use miner::simulate::{Arrivals, Quality, Rate};
+use relay::billing::Step;
 use service::logs::{LogConfig, LogFormat};
 
 /// A Bitcoin mining stack: an SV2 pool, a translator for SV1 miners, and the tools around them.
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     /// Run the stats service of a translator: its miners and upstreams, kept and shown
     ProxyStats(RoleArgs),
     /// Run the relay: SV1 through to any pool unmodified, measured by client
-    Relay(RoleArgs),
+    Relay(RelayArgs),
     /// Run chain, pool, translator, miner and stats services in one process, with development keys
     Up(UpArgs),
     /// Print what a pool's ledger holds: work by account and worker, or blocks
@@ -57,6 +58,76 @@ pub(crate) struct RoleArgs {
     /// Check the configuration, print what would run (secrets hidden) and end
     #[arg(long)]
     pub(crate) check_config: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct RelayArgs {
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+    #[command(subcommand)]
+    pub(crate) command: Option<RelayCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RelayCommand {
+    /// Print what each client used; while the relay runs, and when it does not
+    Bill(BillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BillArgs {
+    /// The relay's TOML file, which says where it is kept
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one key over all else, such as `storage.url=postgres://...`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) overrides: Vec<(String, String)>,
+    /// The beginning: 2026-11-01, 2026-11-01T15:00:00Z, or a time ago such as 24h or 30d; hours count where they begin (UTC)
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse, default_value = "30d")]
+    pub(crate) from: Moment,
+    /// The end, which is not included; now if absent
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    pub(crate) to: Option<Moment>,
+    /// Print this client only
+    #[arg(long, value_name = "ID")]
+    pub(crate) client: Option<String>,
+    /// What is summed up together
+    #[arg(long, value_enum, default_value_t = BillStep::Whole)]
+    pub(crate) by: BillStep,
+    /// Form of what is printed
+    #[arg(long, value_enum, default_value_t = BillFormat::Table)]
+    pub(crate) format: BillFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BillStep {
+    /// All of the time
+    Whole,
+    /// Each day (UTC)
+    Day,
+    /// Each hour
+    Hour,
+}
+
+impl From<BillStep> for Step {
+    fn from(step: BillStep) -> Self {
+        match step {
+            BillStep::Whole => Self::Whole,
+            BillStep::Day => Self::Day,
+            BillStep::Hour => Self::Hour,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BillFormat {
+    /// For people: work as difficulty
+    Table,
+    /// For programs and spreadsheets: work as expected hashes, exact
+    Csv,
+    /// For programs, exact; work is text, because a number there holds no more than 64 bits
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //!
 //! Operators call it. It loads configurations and starts roles; it holds no mining logic of its own.
 
+mod bill;
 mod cli;
 mod failure;
 mod keygen;
@@ -9,6 +10,7 @@ mod ledger_report;
 mod role;
 mod secret_file;
 mod simulate;
+mod table;
 mod up;
 
 use std::future::Future;
@@ -20,7 +22,7 @@ use clap::Parser;
 use service::{logs, shutdown};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Cli, Command, Log, RoleArgs};
+use crate::cli::{Cli, Command, Log, RelayCommand, RoleArgs};
 use crate::failure::Failure;
 use crate::role::Role;
 
@@ -46,7 +48,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         },
         Command::PoolStats(args) => run_role::<role::PoolStats>(&args, &cli.log),
         Command::ProxyStats(args) => run_role::<role::ProxyStats>(&args, &cli.log),
-        Command::Relay(args) => run_role::<role::Relay>(&args, &cli.log),
+        Command::Relay(args) => match args.command {
+            Some(RelayCommand::Bill(args)) => {
+                logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;
+                until_stopped(|_| bill::run(args))
+            }
+            None => run_role::<role::Relay>(&args.role, &cli.log),
+        },
         Command::Up(args) => {
             // What happens is printed for people; the log is for what is wrong.
             logs::init(&cli.log.config("warn")).map_err(Failure::configuration)?;

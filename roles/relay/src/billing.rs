@@ -127,3 +127,6 @@ fn place(config: &StorageConfig) -> Result<Option<Url>, Error> {
 
 /// What stands in place of a URL where nothing is kept.
 const OFF: &str = "off";
+
+#[cfg(test)]
+mod tests;

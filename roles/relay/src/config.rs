@@ -10,6 +10,7 @@ use service::http;
 use service::listener::{Limits, Network, ProxyProtocol};
 
 use crate::Error;
+use crate::billing::StorageConfig;
 use crate::clients::{Client, UNKNOWN};
 use crate::pattern::Pattern;
 use crate::watcher::LineLimits;
@@ -57,6 +58,8 @@ pub struct Config {
     pub proxy_protocol: ProxyProtocol,
     /// TLS for miners, on a port of its own under the same limits.
     pub tls: Tls,
+    /// What each client used, kept for bills.
+    pub storage: StorageConfig,
 }
 
 impl Default for Config {
@@ -83,6 +86,7 @@ impl Default for Config {
             limits: Limits::default(),
             proxy_protocol: ProxyProtocol::default(),
             tls: Tls::default(),
+            storage: StorageConfig::default(),
         }
     }
 }
@@ -183,6 +187,7 @@ impl Config {
         self.check_pools()?;
         self.check_clients()?;
         self.check_routes()?;
+        self.storage.validate()?;
         crate::tls::check(self)
     }
 

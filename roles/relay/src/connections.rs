@@ -183,7 +183,7 @@ impl Connections {
                 port,
             },
             since: Instant::now(),
-            since_ms: since_epoch.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0)),
+            since_ms: since_epoch.map_or(0, milliseconds),
             client: OnceLock::new(),
             pool: OnceLock::new(),
             now: Mutex::default(),
@@ -198,15 +198,16 @@ impl Connections {
     pub(crate) fn depart(&self, entry: &Entry, reason: &'static str) {
         let _ = entry.client.set(Arc::from(UNKNOWN));
         let key = entry.key_at_end();
-        let lasted = entry.since.elapsed().as_secs_f64();
-        // Under one lock, so that who looks sees its counts once.
+        // Under one lock, so that who looks sees its counts once, and none smaller than before.
         let mut book = self.book();
+        let lasted = entry.since();
         book.live.remove(&entry.id);
         *book.ended.entry(reason).or_default() += 1;
         let past = book.past.entry(key).or_default();
         let now = entry.now();
         past.totals.add(&now.totals);
-        past.durations.observe(lasted);
+        past.totals.connection_ms += milliseconds(lasted);
+        past.durations.observe(lasted.as_secs_f64());
         if let Some(submits) = &now.submits {
             past.submits.add(submits);
         }
@@ -237,6 +238,7 @@ impl Connections {
             }
             if is_known {
                 cell.totals.add(&now.totals);
+                cell.totals.connection_ms += milliseconds(entry.since());
                 if let Some(submits) = &now.submits {
                     cell.submits.add(submits);
                 }
@@ -329,7 +331,14 @@ impl Entry {
             user_agent: now.user_agent.clone(),
             difficulty: now.difficulty,
             connected_at_ms: self.since_ms,
-            totals: now.totals.clone(),
+            totals: Totals {
+                connection_ms: milliseconds(self.since()),
+                ..now.totals.clone()
+            },
         }
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,6 +4,7 @@
 //! pool its miner, whatever it is; a parser watches a copy. It never changes, adds or drops a byte, but for one line: what a
 //! miner is told that a route's allow-list does not name.
 
+pub mod billing;
 pub mod clients;
 mod config;
 mod connection;
@@ -41,6 +42,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use billing::{Books, Usage};
 use clients::UNKNOWN;
 use connections::{Connections, Sums};
 use dial::Patience;
@@ -69,6 +71,9 @@ pub enum Error {
     /// The port for HTTP.
     #[error("http_address: {0}")]
     Http(#[source] service::listener::Error),
+    /// What is kept for bills.
+    #[error(transparent)]
+    Billing(#[from] billing::Error),
     /// Two metrics of one name; the programmer's to mend.
     #[error("metrics: {0}")]
     Metrics(#[from] service::http::prometheus::Error),
@@ -80,6 +85,8 @@ pub struct Relay {
     listener: Listener,
     http: http::Server,
     shared: Arc<Shared>,
+    /// What each client used, if that is kept.
+    books: Option<Books>,
     drain: Duration,
 }
 
@@ -126,7 +133,6 @@ impl Relay {
     ///
     /// # Errors
     /// [`Error`]
-    #[allow(clippy::unused_async)]
     pub async fn bind(config: Config) -> Result<Self, Error> {
         config.validate()?;
         let mut listener = Listener::bind(config.listen_address, &config.limits)?
@@ -168,11 +174,16 @@ impl Relay {
             listener: listener.counters(),
             draining: CancellationToken::new(),
         });
-        let endpoints = metrics::endpoints(&Handle(Arc::clone(&shared)))?;
+        let handle = Handle(Arc::clone(&shared));
+        let counted = handle.clone();
+        let books = Books::open(&config.storage, move || usage(&counted)).await?;
+        let health = books.as_ref().map(Books::health);
+        let endpoints = metrics::endpoints(&handle, health)?;
         Ok(Self {
             http: http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?,
             listener,
             shared,
+            books,
             drain: Duration::from_secs(config.drain_seconds),
         })
     }
@@ -240,11 +251,36 @@ impl Relay {
         let _ = timeout(self.drain, tracker.wait()).await;
         stop.cancel();
         tracker.wait().await;
+        if let Some(books) = self.books {
+            books.close(LAST_COMMIT).await;
+        }
         ended.cancel();
         let _ = http.await;
         Ok(())
     }
 }
+
+/// What is billed of what was counted.
+fn usage(handle: &Handle) -> BTreeMap<String, Usage> {
+    let totals = handle.totals().into_iter();
+    totals
+        .map(|(client, totals)| {
+            let usage = Usage {
+                bytes_sent: totals.bytes_sent,
+                bytes_received: totals.bytes_received,
+                submits: totals.submits,
+                accepted: totals.accepted,
+                rejected: totals.rejected(),
+                work: totals.work,
+                connection_ms: totals.connection_ms,
+            };
+            (client, usage)
+        })
+        .collect()
+}
+
+/// How long the end waits for a database to take what was counted last.
+const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 /// What others may ask of a relay that runs, and of its counts after its end.
 #[derive(Debug, Clone)]

@@ -5,6 +5,9 @@
 use service::http::prometheus::{self, Registry};
 use service::http::{Endpoints, Families, register};
 
+use storage::Health;
+use tokio::sync::watch;
+
 use crate::Handle;
 use crate::connections::{Cell, Sums};
 use crate::pools::latencies;
@@ -15,7 +18,10 @@ use crate::watcher::Kind;
 const LABELS: [&str; 2] = ["client_id", "pool_host"];
 
 /// What the HTTP server says of a relay.
-pub(crate) fn endpoints(handle: &Handle) -> Result<Endpoints, prometheus::Error> {
+pub(crate) fn endpoints(
+    handle: &Handle,
+    books: Option<watch::Receiver<Health>>,
+) -> Result<Endpoints, prometheus::Error> {
     let registry = Registry::new();
     let source = handle.clone();
     register(&registry, move |families| {
@@ -23,6 +29,9 @@ pub(crate) fn endpoints(handle: &Handle) -> Result<Endpoints, prometheus::Error>
         stratum(families, &sums);
         pools(families, &source);
         own(families, &source, &sums);
+        if let Some(health) = &books {
+            billing(families, &health.borrow());
+        }
     })?;
     let (ready, snapshot) = (handle.clone(), handle.clone());
     Ok(Endpoints::new(
@@ -239,6 +248,14 @@ fn own(families: &mut Families, handle: &Handle, sums: &Sums) {
         }),
     );
     families.listener("relay", &shared.listener.snapshot());
+}
+
+fn billing(families: &mut Families, health: &Health) {
+    families.gauge(
+        "hashpool_relay_billing_writable",
+        "Whether what clients use can be written for bills. What cannot waits in memory.",
+        f64::from(u8::from(*health == Health::Writable)),
+    );
 }
 
 /// Exact up to 2^53, as all that Prometheus stores.

@@ -7,6 +7,8 @@ use serde::Serialize;
 pub struct Totals {
     /// Connections of miners.
     pub connections: u64,
+    /// How long they have lasted, all together, in milliseconds.
+    pub connection_ms: u64,
     /// Bytes towards the pool.
     pub bytes_sent: u64,
     /// Bytes from the pool.
@@ -47,6 +49,7 @@ impl Totals {
     /// Adds others.
     pub fn add(&mut self, other: &Self) {
         self.connections += other.connections;
+        self.connection_ms += other.connection_ms;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.submits += other.submits;

@@ -10,7 +10,7 @@ use storage::Keeper;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::meter::{Meter, Rows, Usage};
+use super::meter::{Meter, Usage};
 use super::store::{Batch, Committed, Connection, Writing};
 
 /// Pauses between tries.
@@ -137,5 +137,7 @@ async fn commit(
 
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const WINDOW: Hours = Hours { first: 0, end: 1000 };
+const WINDOW: Hours = Hours {
+    first: 0,
+    end: 1000,
+};
 
 fn place(url: &str) -> Url {
     Url::parse(url, None).unwrap()
@@ -39,7 +42,12 @@ async fn sums(connection: &mut Connection, step: Step) -> Vec<(i64, String, u64,
             assert_eq!(usage.accepted, 4 * usage.bytes_sent);
             assert_eq!(usage.rejected, 5 * usage.bytes_sent);
             assert_eq!(usage.connection_ms, 6 * usage.bytes_sent);
-            (row.first_hour, row.client.clone(), usage.bytes_sent, usage.work)
+            (
+                row.first_hour,
+                row.client.clone(),
+                usage.bytes_sent,
+                usage.work,
+            )
         })
         .collect()
 }
@@ -53,7 +61,10 @@ async fn a_batch_counts_once_and_sums_are_exact(url: &str) {
     assert_eq!(connection.count_start(2).await.unwrap(), 1);
 
     let huge = (1_u128 << 90) + (1 << 40) - 1;
-    let first = batch(1, &[(24, "a", 1, huge), (25, "a", 2, huge), (24, "=b", 4, 7)]);
+    let first = batch(
+        1,
+        &[(24, "a", 1, huge), (25, "a", 2, huge), (24, "=b", 4, 7)],
+    );
     for _ in 0..3 {
         let committed = connection.commit(writing(1, 1), Arc::clone(&first)).await;
         assert_eq!(committed.unwrap(), Committed::Yes);
