@@ -225,6 +225,7 @@ pub async fn start_relay(
         }],
         ..relay::Config::default()
     };
+    config.storage.url = "off".to_owned();
     change(&mut config);
     let stop = CancellationToken::new();
     let runtime = runtime();

@@ -45,6 +45,11 @@ fn every_alert_fires_when_it_should_and_not_before() {
     promtool(&["test", "rules", "tests/alerts_test.yml"]);
 }
 
+#[test]
+fn what_clients_of_the_relay_used_is_recorded_over_a_restart() {
+    promtool(&["test", "rules", "tests/billing_test.yml"]);
+}
+
 /// An alert that no test has fire may never fire.
 #[test]
 fn every_alert_has_a_test_in_which_it_fires() {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use relay::billing::StorageConfig;
 use relay::{Config, Handle, Pool, Relay};
 use service::http::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +50,10 @@ pub(crate) fn config(pools: &[SocketAddr]) -> Config {
                 ..Pool::default()
             })
             .collect(),
+        storage: StorageConfig {
+            url: "off".to_owned(),
+            ..StorageConfig::default()
+        },
         ..Config::default()
     }
 }
