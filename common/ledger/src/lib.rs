@@ -2,7 +2,7 @@
 //!
 //! The pool books accepted shares through a [`Booking`] for each connection and acknowledges them when they are
 //! committed; `hashpool ledger` reads with a [`Reader`]. It never judges a share, and nothing on a connection's way
-//! waits for a lock: one task takes the bookings of all connections, folds them, and commits them once an interval.
+//! waits for a lock: one task takes the bookings of all connections, and commits them once an interval.
 //!
 //! SQLite (with WAL and `synchronous=FULL`) and PostgreSQL (`synchronous_commit=on`) hold the same tables. A committed
 //! share survives the end of the process and of the machine, as far as the disk keeps what it says it has written.
@@ -11,6 +11,7 @@ mod batch;
 mod block;
 mod booking;
 mod config;
+mod journal;
 mod report;
 mod store;
 mod writer;
@@ -22,12 +23,13 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 pub use block::{Block, BlockState};
 pub use booking::{Booking, Entry};
 pub use config::StorageConfig;
+pub use journal::Unreadable;
 pub use report::{Minutes, Reader, Work};
 pub use storage::Health;
 
 use booking::Inbox;
 use storage::{Keeper, Url};
-use store::{Connection, Server};
+use store::{Connection, Folded, Server};
 use writer::Writer;
 
 /// The running ledger of one pool.
@@ -81,10 +83,11 @@ impl Opened {
         self.database.health()
     }
 
-    /// Counts this start of the server, after which an earlier one that still runs can write no more.
+    /// Counts this start of the server, after which an earlier one that still runs can write no more, and folds what
+    /// earlier ones have left in the journal.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::Database`], [`Error::Journal`].
     pub async fn start(self, server_id: u16) -> Result<Ledger, Error> {
         let Self {
             config,
@@ -92,10 +95,19 @@ impl Opened {
             mut database,
         } = self;
         let id = server_id.into();
-        let boot = database.connection().await?.count_start(id).await?;
+        let connection = database.connection().await?;
+        let boot = connection.count_start(id).await?;
+        let server = Server { id, boot };
+        loop {
+            match connection.fold(server).await? {
+                Folded::Some => {}
+                Folded::Unreadable(unreadable) => return Err(unreadable.into()),
+                // Where it is not this start's any more, the writer will find out.
+                Folded::All | Folded::TakenOver => break,
+            }
+        }
         let (inbox, outlet) = booking::queue(config.queue);
         let health = database.health();
-        let server = Server { id, boot };
         let writer = Writer::new(&config, database, server, outlet);
         Ok(Ledger {
             inbox,
@@ -213,6 +225,9 @@ pub enum Error {
         /// The migration that is not known here.
         version: String,
     },
+    /// What was committed is there and cannot be counted.
+    #[error("{0}")]
+    Journal(#[from] Unreadable),
     /// The database does not do what it is asked.
     #[error("ledger: {0}")]
     Database(#[from] diesel::result::Error),

@@ -1,14 +1,14 @@
 //! Reading a ledger, also while a pool writes it.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use storage::Url;
 
 use crate::{
     Block, BlockState, Error, StorageConfig,
-    batch::from_columns,
     block::parse_hash,
-    store::{self, BlockRow, Blocks, Connection, LOWER_BITS, WorkRow},
+    journal::{Row, Sum, Unreadable},
+    store::{self, BlockRow, Blocks, Connection, WorkRow},
 };
 
 /// Reads what pools have written.
@@ -55,6 +55,10 @@ impl Minutes {
         }
     }
 
+    fn contains(self, minute: i64) -> bool {
+        (self.first..self.end).contains(&minute)
+    }
+
     pub(crate) fn first_hour(self) -> i64 {
         up(self.first, 60)
     }
@@ -93,15 +97,14 @@ impl Reader {
         Ok(Self { connection })
     }
 
-    /// Work by account and worker, of all servers, in the order of their names.
+    /// Work by account and worker, of all servers, in the order of their names: all that was committed before, whether it
+    /// has come out of the journal or not.
     ///
     /// # Errors
-    /// [`Error::Database`].
+    /// [`Error::Database`]; [`Error::Journal`] where a sum without the rest would be wrong.
     pub async fn work(&mut self, window: Minutes) -> Result<Vec<Work>, Error> {
-        let rows = self.connection.work(window).await?;
-        let mut work: Vec<_> = rows.into_iter().map(Work::from).collect();
-        work.sort();
-        Ok(work)
+        let (rows, journal) = self.connection.work(window).await?;
+        Ok(add_up(&rows, &journal, window)?)
     }
 
     /// Blocks of this server whose fate is open, without what they consist of, the oldest first; with orphans and
@@ -144,18 +147,33 @@ impl Reader {
     }
 }
 
-impl From<WorkRow> for Work {
-    fn from(row: WorkRow) -> Self {
-        let low = (u128::from(row.low_upper.unsigned_abs()) << LOWER_BITS)
-            + u128::from(row.low_lower.unsigned_abs());
-        Self {
-            work: from_columns(row.high, 0) + low,
-            account: row.account,
-            worker: row.worker,
-            solo: row.solo,
-            shares: row.shares.unsigned_abs(),
+/// Sums of all minutes of the window, by their keys without it.
+pub(crate) fn add_up(
+    rows: &[WorkRow],
+    journal: &[Row],
+    window: Minutes,
+) -> Result<Vec<Work>, Unreadable> {
+    let mut sums = BTreeMap::<_, Sum>::new();
+    for row in rows {
+        let name = (&*row.account, &*row.worker, row.solo);
+        sums.entry(name).or_default().add(row.sum());
+    }
+    for batch in journal {
+        for (key, sum) in batch.deltas()? {
+            if window.contains(key.minute) {
+                let name = (key.account, key.worker, key.solo);
+                sums.entry(name).or_default().add(sum);
+            }
         }
     }
+    let work = sums.into_iter().map(|((account, worker, solo), sum)| Work {
+        account: account.to_owned(),
+        worker: worker.to_owned(),
+        solo,
+        shares: sum.shares,
+        work: sum.work,
+    });
+    Ok(work.collect())
 }
 
 /// A row that was not written here is left out.

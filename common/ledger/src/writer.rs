@@ -1,4 +1,4 @@
-//! The one task that writes: it takes what has been booked, and commits it once an interval.
+//! The one task that writes: it takes what has been booked, commits it once an interval, and folds it some seconds later.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +11,16 @@ use crate::{
     batch::{Batch, Names, Waiting},
     block::now_ms,
     booking::{Order, Outlet},
-    store::{Committed, Connection, RolledUp, Server},
+    store::{Committed, Connection, Folded, RolledUp, Server},
 };
 
 /// Pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often the journal is folded; sooner where it has as many bytes to fold, and later where that is not possible.
+const FOLD_INTERVAL: Duration = Duration::from_secs(10);
+const FOLD_BYTES: usize = 4 << 20;
+const FOLD_AGAIN: Duration = Duration::from_secs(30);
 /// How often old minutes are looked for, and how soon again where there were some.
 const ROLL_UP_INTERVAL: Duration = Duration::from_secs(10);
 const ROLL_UP_NEXT: Duration = Duration::from_millis(200);
@@ -31,7 +35,14 @@ pub(crate) struct Writer {
     last_batch: i64,
     next_commit: Instant,
     next_roll_up: Instant,
+    /// `None` if nothing is in the journal.
+    next_fold: Option<Instant>,
+    /// What was committed since the last fold.
+    unfolded_bytes: usize,
 }
+
+/// A later start of the same server writes.
+struct TakenOver;
 
 impl Writer {
     pub(crate) fn new(
@@ -51,40 +62,41 @@ impl Writer {
             last_batch: 0,
             next_commit: now,
             next_roll_up: now + ROLL_UP_INTERVAL,
+            next_fold: None,
+            unfolded_bytes: 0,
         }
     }
 
     /// Runs until nobody can book any more and all is committed, or until another process has taken over.
     pub(crate) async fn run(mut self) {
-        loop {
-            let first = tokio::select! {
-                order = self.orders.recv() => match order {
-                    Some(order) => order,
-                    None => return,
-                },
-                () = sleep_until(self.next_roll_up) => {
-                    if self.roll_up().await == RolledUp::TakenOver {
-                        return self.taken_over();
-                    }
-                    continue;
-                }
-            };
-            sleep_until(self.next_commit).await;
-            self.next_commit = self.after(Instant::now());
-            let (batch, waiting) = self.gather(first);
-            match self.commit(Arc::new(batch)).await {
-                Committed::Yes => waiting.committed(),
-                Committed::TakenOver => return self.taken_over(),
-            }
+        if let Err(TakenOver) = self.write().await {
+            error!(
+                server_id = self.server.id,
+                "another process with this server_id writes to the ledger; this one stops"
+            );
+            self.database.taken_over();
         }
     }
 
-    fn taken_over(&self) {
-        error!(
-            server_id = self.server.id,
-            "another process with this server_id writes to the ledger; this one stops"
-        );
-        self.database.taken_over();
+    async fn write(&mut self) -> Result<(), TakenOver> {
+        loop {
+            let (fold_at, roll_up_at) = (self.next_fold, self.next_roll_up);
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(order) => self.commit(order).await?,
+                    None => break,
+                },
+                () = sleep_until(roll_up_at) => self.roll_up().await?,
+                () = sleep_until(fold_at.unwrap_or(roll_up_at)), if fold_at.is_some() => {}
+            }
+            // Right after a commit there is most time until the next one.
+            if self.next_fold.is_some_and(|at| at <= Instant::now()) {
+                self.fold().await?;
+            }
+        }
+        // What is not folded here, the next start folds.
+        while self.next_fold.is_some() && self.fold().await? {}
+        Ok(())
     }
 
     /// When the commit after this one may begin. A timer that fires late does not delay those after it.
@@ -108,26 +120,65 @@ impl Writer {
         (batch, waiting)
     }
 
-    /// Tries until the batch is in, the same batch each time, or until it never will be.
-    async fn commit(&mut self, batch: Arc<Batch>) -> Committed {
-        let server = self.server;
+    /// Commits what there is at the time of the next commit. It tries until the batch is in, the same batch each time, or
+    /// until it never will be.
+    async fn commit(&mut self, first: Order) -> Result<(), TakenOver> {
+        sleep_until(self.next_commit).await;
+        self.next_commit = self.after(Instant::now());
+        let (batch, waiting) = self.gather(first);
+        let (server, batch) = (self.server, Arc::new(batch));
         let mut pause = FIRST_PAUSE;
         loop {
             let committed = self
                 .database
                 .attempt(async |connection| connection.commit(server, Arc::clone(&batch)).await)
                 .await;
-            if let Some(committed) = committed {
-                return committed;
+            match committed {
+                Some(Committed::Yes) => break,
+                Some(Committed::TakenOver) => return Err(TakenOver),
+                None => sleep(pause).await,
             }
-            sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        waiting.committed();
+        let now = Instant::now();
+        let fold_at = self.next_fold.get_or_insert(now + FOLD_INTERVAL);
+        self.unfolded_bytes += batch.work.as_bytes().len();
+        // One that is further away has been put off.
+        if self.unfolded_bytes >= FOLD_BYTES && *fold_at <= now + FOLD_INTERVAL {
+            *fold_at = now;
+        }
+        Ok(())
+    }
+
+    /// Folds the oldest batches of the journal; whether it is worth while to go on at once.
+    async fn fold(&mut self) -> Result<bool, TakenOver> {
+        let server = self.server;
+        let folded = self
+            .database
+            .attempt(async |connection| connection.fold(server).await)
+            .await;
+        let now = Instant::now();
+        self.next_fold = match &folded {
+            Some(Folded::All) => {
+                self.unfolded_bytes = 0;
+                None
+            }
+            // After the next commit, because somebody may be waiting for it.
+            Some(Folded::Some) => Some(now),
+            Some(Folded::TakenOver) => return Err(TakenOver),
+            Some(Folded::Unreadable(unreadable)) => {
+                error!(%unreadable, "work stays in the ledger's journal");
+                Some(now + FOLD_AGAIN)
+            }
+            None => Some(now + FOLD_INTERVAL),
+        };
+        Ok(folded == Some(Folded::Some))
     }
 
     /// Moves the oldest minute that is no longer kept into its hour. Where no shares come, this also finds out whether
     /// the database can be written.
-    async fn roll_up(&mut self) -> RolledUp {
+    async fn roll_up(&mut self) -> Result<(), TakenOver> {
         let before = now_ms() / 60_000 - self.minutes_kept;
         let server = self.server;
         let rolled_up = self
@@ -135,10 +186,11 @@ impl Writer {
             .attempt(async |connection| connection.roll_up(server, before).await)
             .await;
         let pause = match rolled_up {
+            Some(RolledUp::TakenOver) => return Err(TakenOver),
             Some(RolledUp::Minute) => ROLL_UP_NEXT,
-            _ => ROLL_UP_INTERVAL,
+            Some(RolledUp::Nothing) | None => ROLL_UP_INTERVAL,
         };
         self.next_roll_up = Instant::now() + pause;
-        rolled_up.unwrap_or(RolledUp::Nothing)
+        Ok(())
     }
 }

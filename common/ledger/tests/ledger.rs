@@ -7,12 +7,10 @@
     reason = "tests"
 )]
 
-mod support;
-
 use std::{path::Path, sync::Arc, time::Duration};
 
+use database::{Database, on_both};
 use ledger::{Block, BlockState, Entry, Error, Health, Ledger, Minutes, Reader, StorageConfig};
-use support::{Database, on_both};
 
 fn config(database: &Database) -> StorageConfig {
     StorageConfig {
@@ -101,7 +99,7 @@ on_both! {
         booking.book(1, vec![entry("alice", "rig", 1, 1)]);
         assert_eq!(booking.progress().await, 1);
 
-        let lock = database.lock().await;
+        let lock = database.lock("servers").await;
         let mut health = ledger.health();
         let mut number = 1;
         // The first batch is on its way with whatever was there; then the queue fills, and no further.
@@ -134,7 +132,7 @@ on_both! {
         assert_eq!(all_work(&database).await[0].2, 100);
 
         let ledger = Ledger::open(&config(&database), 1).await.unwrap();
-        let lock = database.lock().await;
+        let lock = database.lock("servers").await;
         let mut booking = ledger.booking();
         booking.book(1, vec![entry("alice", "rig", 1, 1), entry("bob", "rig", 1, 1)]);
         drop(booking);
@@ -266,7 +264,7 @@ async fn a_damaged_or_missing_file_is_an_error_that_names_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_deleted_takes_no_more_shares() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let ledger = Ledger::open(&config(&database), 1).await.unwrap();
     let mut booking = ledger.booking();
     booking.book(1, vec![entry("alice", "rig", 1, 1)]);

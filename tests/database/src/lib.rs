@@ -1,13 +1,17 @@
-//! A PostgreSQL server of a test's own.
+//! Databases of a test's own: SQLite's file or PostgreSQL's server, and the same test on both.
 //!
-//! Tests call it. It listens on the loopback interface alone, keeps its data in a temporary folder, and ends with the
-//! value that holds it.
+//! Tests call it. A server listens on the loopback interface alone. Each keeps its data in a temporary folder, and ends with
+//! the value that holds it.
 
 #![allow(
     clippy::expect_used,
     clippy::print_stderr,
     reason = "all of it runs in tests"
 )]
+
+mod either;
+
+pub use either::{Database, Lock};
 
 use std::{
     env, fs,

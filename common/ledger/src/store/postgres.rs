@@ -1,5 +1,7 @@
 //! What PostgreSQL is asked.
 
+use std::collections::BTreeMap;
+
 use diesel::{
     QueryDsl as _, QueryResult, sql_query,
     sql_types::{Array, BigInt, Bool, Text},
@@ -9,12 +11,14 @@ use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use storage::Postgres;
 
 use super::{
-    BlockRow, Blocks, ChangedBlock, Committed, FoundBlock, RawRow, RolledUp, Server, Value,
-    WorkRow, blocks, sql,
+    Blocks, Committed, Folded, RolledUp, Server,
+    rows::{BlockRow, ChangedBlock, FoundBlock, RawRow, Value, WorkRow, blocks, to_columns},
+    sql,
 };
 use crate::{
-    batch::{Batch, BlockChange, to_columns},
+    batch::{Batch, BlockChange},
     block::shown,
+    journal::{Fold, Key, Row, Sum},
     report::Minutes,
 };
 
@@ -40,9 +44,26 @@ impl Connection {
     }
 
     pub(super) async fn commit(&mut self, server: Server, batch: &Batch) -> QueryResult<Committed> {
+        let connection = self.0.connection();
+        if batch.blocks.is_empty() {
+            // What changes something is one statement, and so one transaction and one answer to wait for.
+            return append(connection, server, batch).await;
+        }
+        connection
+            .transaction(async |connection| {
+                let committed = append(connection, server, batch).await?;
+                for change in &batch.blocks {
+                    write_block(connection, server, change).await?;
+                }
+                Ok(committed)
+            })
+            .await
+    }
+
+    pub(super) async fn fold(&mut self, server: Server) -> QueryResult<Folded> {
         self.0
             .connection()
-            .transaction(async |connection| commit(connection, server, batch).await)
+            .transaction(async |connection| fold(connection, server).await)
             .await
     }
 
@@ -50,12 +71,7 @@ impl Connection {
         self.0
             .connection()
             .transaction(async |connection| {
-                let held = sql_query(sql::HOLD_SERVER)
-                    .bind::<BigInt, _>(server.id)
-                    .bind::<BigInt, _>(server.boot)
-                    .execute(connection)
-                    .await?;
-                if held == 0 {
+                if !hold(connection, server).await? {
                     return Ok(RolledUp::TakenOver);
                 }
                 let oldest = sql_query(sql::OLDEST_MINUTE)
@@ -78,13 +94,23 @@ impl Connection {
             .await
     }
 
-    pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<Vec<WorkRow>> {
-        sql_query(sql::WORK)
-            .bind::<BigInt, _>(window.first)
-            .bind::<BigInt, _>(window.end)
-            .bind::<BigInt, _>(window.first_hour())
-            .bind::<BigInt, _>(window.end_hour())
-            .load(self.0.connection())
+    pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<(Vec<WorkRow>, Vec<Row>)> {
+        // Both of one moment.
+        self.0
+            .connection()
+            .build_transaction()
+            .repeatable_read()
+            .read_only()
+            .run(async |connection| {
+                let work = sql_query(sql::WORK)
+                    .bind::<BigInt, _>(window.first)
+                    .bind::<BigInt, _>(window.end)
+                    .bind::<BigInt, _>(window.first_hour())
+                    .bind::<BigInt, _>(window.end_hour())
+                    .load(connection)
+                    .await?;
+                Ok((work, sql_query(sql::JOURNAL).load(connection).await?))
+            })
             .await
     }
 
@@ -105,53 +131,76 @@ impl Connection {
     }
 }
 
-async fn commit(
+async fn append(
     connection: &mut AsyncPgConnection,
     server: Server,
     batch: &Batch,
 ) -> QueryResult<Committed> {
-    let taken = sql_query(sql::TAKE_BATCH)
+    let append = sql::Append {
+        server,
+        batch: batch.number,
+        work: batch.work.as_bytes(),
+    };
+    if append.execute(connection).await? > 0 {
+        return Ok(Committed::Yes);
+    }
+    let there = sql_query(sql::BATCH_IS_THERE)
+        .bind::<BigInt, _>(server.id)
+        .bind::<BigInt, _>(server.boot)
         .bind::<BigInt, _>(batch.number)
+        .get_result::<Value>(connection)
+        .await?;
+    Ok(Committed::from_count(there.value))
+}
+
+/// Whether this is the server's last start; then nobody else writes for it until the end of the transaction.
+async fn hold(connection: &mut AsyncPgConnection, server: Server) -> QueryResult<bool> {
+    let held = sql_query(sql::HOLD_SERVER)
         .bind::<BigInt, _>(server.id)
         .bind::<BigInt, _>(server.boot)
         .execute(connection)
         .await?;
-    if taken == 0 {
-        let there = sql_query(sql::BATCH_IS_THERE)
-            .bind::<BigInt, _>(server.id)
-            .bind::<BigInt, _>(server.boot)
-            .bind::<BigInt, _>(batch.number)
-            .get_result::<Value>(connection)
-            .await?;
-        return Ok(Committed::from_count(there.value));
+    Ok(held > 0)
+}
+
+async fn fold(connection: &mut AsyncPgConnection, server: Server) -> QueryResult<Folded> {
+    if !hold(connection, server).await? {
+        return Ok(Folded::TakenOver);
     }
-    if !batch.work.is_empty() {
-        add_work(connection, server, batch).await?;
+    let rows: Vec<Row> = sql_query(sql::OLDEST_BATCHES)
+        .bind::<BigInt, _>(server.id)
+        .load(connection)
+        .await?;
+    let fold = Fold::of(&rows);
+    if let Some((boot, batch)) = fold.last {
+        add_work(connection, server, &fold.sums).await?;
+        for statement in [sql::DROP_BATCHES, sql::NOTE_BATCH] {
+            sql_query(statement)
+                .bind::<BigInt, _>(server.id)
+                .bind::<BigInt, _>(boot)
+                .bind::<BigInt, _>(batch)
+                .execute(connection)
+                .await?;
+        }
     }
-    for change in &batch.blocks {
-        write_block(connection, server, change).await?;
-    }
-    Ok(Committed::Yes)
+    Ok(Folded::new(fold, &rows))
 }
 
 async fn add_work(
     connection: &mut AsyncPgConnection,
     server: Server,
-    batch: &Batch,
+    sums: &BTreeMap<Key<'_>, Sum>,
 ) -> QueryResult<usize> {
-    let rows = || batch.work.iter();
+    let rows = || sums.iter();
     let columns: Vec<_> = rows().map(|(_, sum)| to_columns(sum.work)).collect();
+    let shares = rows().map(|(_, sum)| sum.shares.cast_signed());
     sql_query(format!("{INSERT_WORK}{}", sql::ADD_WORK))
         .bind::<BigInt, _>(server.id)
         .bind::<Array<BigInt>, _>(rows().map(|(key, _)| key.minute).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(rows().map(|(key, _)| &*key.account).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(rows().map(|(key, _)| &*key.worker).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows().map(|(key, _)| key.account).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(rows().map(|(key, _)| key.worker).collect::<Vec<_>>())
         .bind::<Array<Bool>, _>(rows().map(|(key, _)| key.solo).collect::<Vec<_>>())
-        .bind::<Array<BigInt>, _>(
-            rows()
-                .map(|(_, sum)| sum.shares.cast_signed())
-                .collect::<Vec<_>>(),
-        )
+        .bind::<Array<BigInt>, _>(shares.collect::<Vec<_>>())
         .bind::<Array<BigInt>, _>(columns.iter().map(|(high, _)| *high).collect::<Vec<_>>())
         .bind::<Array<BigInt>, _>(columns.iter().map(|(_, low)| *low).collect::<Vec<_>>())
         .execute(connection)

@@ -3,31 +3,31 @@
 use std::sync::Arc;
 
 use diesel::{
-    QueryDsl as _, QueryResult, RunQueryDsl, SqliteConnection,
-    result::Error as DatabaseError,
+    Connection as _, QueryDsl as _, QueryResult, RunQueryDsl, SqliteConnection,
+    query_builder::{AstPass, QueryFragment, QueryId},
     sql_query,
-    sql_types::{BigInt, Text},
+    sql_types::{BigInt, Bool, Text},
+    sqlite::Sqlite as Backend,
 };
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use storage::Sqlite;
 
 use super::{
-    BlockRow, Blocks, ChangedBlock, Committed, FoundBlock, RawRow, RolledUp, Server, Value,
-    WorkRow, blocks, sql,
+    Blocks, Committed, Folded, RolledUp, Server,
+    rows::{BlockRow, ChangedBlock, FoundBlock, RawRow, Value, WorkRow, blocks, to_columns},
+    sql,
 };
 use crate::{
-    batch::{Batch, BlockChange, to_columns},
+    batch::{Batch, BlockChange},
     block::shown,
+    journal::{Fold, Key, Row, Sum},
     report::Minutes,
 };
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// One statement for a whole batch: the rows come as one JSON text.
 const INSERT_WORK: &str = "INSERT INTO work_minutes \
-     (minute, account, worker, solo, server_id, shares, work_high, work_low) \
-     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $1, value ->> 4, value ->> 5, value ->> 6 \
-     FROM json_each($2) WHERE true";
+     (minute, account, worker, solo, server_id, shares, work_high, work_low) VALUES (";
 
 pub(crate) struct Connection(pub(super) Sqlite);
 
@@ -58,14 +58,16 @@ impl Connection {
             .await
     }
 
+    pub(super) async fn fold(&mut self, server: Server) -> QueryResult<Folded> {
+        self.0
+            .write(move |connection| fold(connection, server))
+            .await
+    }
+
     pub(super) async fn roll_up(&mut self, server: Server, before: i64) -> QueryResult<RolledUp> {
         self.0
             .write(move |connection| {
-                let held = sql_query(sql::HOLD_SERVER)
-                    .bind::<BigInt, _>(server.id)
-                    .bind::<BigInt, _>(server.boot)
-                    .execute(connection)?;
-                if held == 0 {
+                if !hold(connection, server)? {
                     return Ok(RolledUp::TakenOver);
                 }
                 let oldest = sql_query(sql::OLDEST_MINUTE)
@@ -86,16 +88,19 @@ impl Connection {
             .await
     }
 
-    pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<Vec<WorkRow>> {
+    pub(super) async fn work(&mut self, window: Minutes) -> QueryResult<(Vec<WorkRow>, Vec<Row>)> {
+        let both = move |connection: &mut SqliteConnection| {
+            let work = sql_query(sql::WORK)
+                .bind::<BigInt, _>(window.first)
+                .bind::<BigInt, _>(window.end)
+                .bind::<BigInt, _>(window.first_hour())
+                .bind::<BigInt, _>(window.end_hour())
+                .load(connection)?;
+            Ok((work, sql_query(sql::JOURNAL).load(connection)?))
+        };
+        // A transaction reads one moment.
         self.0
-            .read(move |connection| {
-                sql_query(sql::WORK)
-                    .bind::<BigInt, _>(window.first)
-                    .bind::<BigInt, _>(window.end)
-                    .bind::<BigInt, _>(window.first_hour())
-                    .bind::<BigInt, _>(window.end_hour())
-                    .load(connection)
-            })
+            .read(move |connection| connection.transaction(both))
             .await
     }
 
@@ -127,12 +132,12 @@ fn commit(
     server: Server,
     batch: &Batch,
 ) -> QueryResult<Committed> {
-    let taken = sql_query(sql::TAKE_BATCH)
-        .bind::<BigInt, _>(batch.number)
-        .bind::<BigInt, _>(server.id)
-        .bind::<BigInt, _>(server.boot)
-        .execute(connection)?;
-    if taken == 0 {
+    let append = sql::Append {
+        server,
+        batch: batch.number,
+        work: batch.work.as_bytes(),
+    };
+    if append.execute(connection)? == 0 {
         let there = sql_query(sql::BATCH_IS_THERE)
             .bind::<BigInt, _>(server.id)
             .bind::<BigInt, _>(server.boot)
@@ -140,29 +145,43 @@ fn commit(
             .get_result::<Value>(connection)?;
         return Ok(Committed::from_count(there.value));
     }
-    if !batch.work.is_empty() {
-        sql_query(format!("{INSERT_WORK}{}", sql::ADD_WORK))
-            .bind::<BigInt, _>(server.id)
-            .bind::<Text, _>(rows_as_json(batch)?)
-            .execute(connection)?;
-    }
     for change in &batch.blocks {
         write_block(connection, server, change)?;
     }
     Ok(Committed::Yes)
 }
 
-fn rows_as_json(batch: &Batch) -> QueryResult<String> {
-    let rows: Vec<_> = batch
-        .work
-        .iter()
-        .map(|(key, sum)| {
-            let (high, low) = to_columns(sum.work);
-            let (account, worker) = (&*key.account, &*key.worker);
-            (key.minute, account, worker, key.solo, sum.shares, high, low)
-        })
-        .collect();
-    serde_json::to_string(&rows).map_err(|error| DatabaseError::SerializationError(Box::new(error)))
+/// Whether this is the server's last start; then nobody else writes for it until the end of the transaction.
+fn hold(connection: &mut SqliteConnection, server: Server) -> QueryResult<bool> {
+    let held = sql_query(sql::HOLD_SERVER)
+        .bind::<BigInt, _>(server.id)
+        .bind::<BigInt, _>(server.boot)
+        .execute(connection)?;
+    Ok(held > 0)
+}
+
+fn fold(connection: &mut SqliteConnection, server: Server) -> QueryResult<Folded> {
+    if !hold(connection, server)? {
+        return Ok(Folded::TakenOver);
+    }
+    let rows: Vec<Row> = sql_query(sql::OLDEST_BATCHES)
+        .bind::<BigInt, _>(server.id)
+        .load(connection)?;
+    let fold = Fold::of(&rows);
+    if let Some((boot, batch)) = fold.last {
+        for (key, sum) in &fold.sums {
+            let add = AddWork::new(server, key, *sum);
+            add.execute(connection)?;
+        }
+        for statement in [sql::DROP_BATCHES, sql::NOTE_BATCH] {
+            sql_query(statement)
+                .bind::<BigInt, _>(server.id)
+                .bind::<BigInt, _>(boot)
+                .bind::<BigInt, _>(batch)
+                .execute(connection)?;
+        }
+    }
+    Ok(Folded::new(fold, &rows))
 }
 
 fn write_block(
@@ -180,5 +199,55 @@ fn write_block(
                 .set(ChangedBlock::new(state, *at_ms))
                 .execute(connection)
         }
+    }
+}
+
+/// Adds to a worker's row. It has a type so that it stays prepared, as [`sql::Append`] does.
+struct AddWork<'a> {
+    server: Server,
+    key: &'a Key<'a>,
+    shares: i64,
+    /// High and low.
+    work: (i64, i64),
+}
+
+impl<'a> AddWork<'a> {
+    fn new(server: Server, key: &'a Key<'a>, sum: Sum) -> Self {
+        Self {
+            server,
+            key,
+            shares: sum.shares.cast_signed(),
+            work: to_columns(sum.work),
+        }
+    }
+}
+
+impl QueryId for AddWork<'_> {
+    type QueryId = AddWork<'static>;
+}
+
+impl<Connection> RunQueryDsl<Connection> for AddWork<'_> {}
+
+impl QueryFragment<Backend> for AddWork<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Backend>) -> QueryResult<()> {
+        out.push_sql(INSERT_WORK);
+        out.push_bind_param::<BigInt, _>(&self.key.minute)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(self.key.account)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Text, _>(self.key.worker)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Bool, _>(&self.key.solo)?;
+        out.push_sql(", ");
+        out.push_bind_param::<BigInt, _>(&self.server.id)?;
+        out.push_sql(", ");
+        out.push_bind_param::<BigInt, _>(&self.shares)?;
+        out.push_sql(", ");
+        out.push_bind_param::<BigInt, _>(&self.work.0)?;
+        out.push_sql(", ");
+        out.push_bind_param::<BigInt, _>(&self.work.1)?;
+        out.push_sql(")");
+        out.push_sql(sql::ADD_WORK);
+        Ok(())
     }
 }
