@@ -330,7 +330,7 @@ async fn nobody_stumbles_over_the_pages_of_a_pool() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let (service, _client) = lively::<PoolRole>(&database, &hello("main", "1")).await;
     let folder = folder("pool");
     let wrong = POOL.map(|page| block_in_place(|| inspect(&mut browser, &service, &folder, page)));
@@ -344,7 +344,7 @@ async fn nobody_stumbles_over_the_pages_of_a_proxy() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let (service, _client) = lively::<ProxyRole>(&database, &translator()).await;
     let folder = folder("proxy");
     let wrong = PROXY.map(|page| block_in_place(|| inspect(&mut browser, &service, &folder, page)));
@@ -359,7 +359,7 @@ async fn nobody_stumbles_over_pages_with_nothing_on_them() {
         return;
     };
     let mut wrong = Vec::new();
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::run(config::<PoolRole>(&database)).await;
     for page in [
         ("overview", "/"),
@@ -375,7 +375,7 @@ async fn nobody_stumbles_over_pages_with_nothing_on_them() {
         }));
     }
     service.stop().await;
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::run(config::<ProxyRole>(&database)).await;
     for page in [
         ("overview", "/"),
@@ -398,7 +398,7 @@ async fn trouble_is_seen_at_once_and_by_everybody() {
         return;
     };
     let mut wrong = Vec::new();
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = config::<PoolRole>(&database);
     config.expected = vec![Expected {
         role: "pool".into(),
@@ -460,7 +460,7 @@ async fn one_of_ten_thousand_workers_is_found_by_hand() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::run(config::<PoolRole>(&database)).await;
     let (mut client, _) = Client::connect(service.address, &hello("main", "1")).await;
     let worker = |number| {
@@ -513,7 +513,7 @@ async fn a_page_keeps_itself_up_to_date_without_a_reload() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::run(config::<PoolRole>(&database)).await;
     let (mut client, _) = Client::connect(service.address, &hello("main", "1")).await;
     client.tell(1, support::service(1111)).await;
@@ -553,7 +553,7 @@ async fn times_are_the_readers_and_utc_without_a_script() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let (service, _client) = lively::<PoolRole>(&database, &hello("main", "1")).await;
     block_in_place(|| {
         let url = format!("http://{}/?range=1h", service.http);
@@ -589,7 +589,7 @@ async fn a_charts_values_are_told_by_pointer_and_by_keyboard() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let (service, _client) = lively::<ProxyRole>(&database, &translator()).await;
     block_in_place(|| {
         browser.open(&format!("http://{}/", service.http));
@@ -625,7 +625,7 @@ async fn who_wants_no_motion_sees_none() {
     let Some(mut browser) = block_in_place(Browser::start) else {
         return;
     };
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::run(config::<PoolRole>(&database)).await;
     block_in_place(|| {
         browser.open(&format!("http://{}/", service.http));

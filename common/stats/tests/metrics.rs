@@ -46,7 +46,7 @@ fn of<'a>(metrics: &'a Metrics, family: &str) -> Vec<&'a str> {
 }
 
 async fn with(metrics: MetricsConfig) -> (Database, Service) {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let config = Config {
         metrics,
         ..config(&database)

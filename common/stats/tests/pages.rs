@@ -59,13 +59,13 @@ impl stats::receiver::Role for ProxyRole {
 }
 
 async fn pool() -> (Database, Service) {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::start(&database).await;
     (database, service)
 }
 
 async fn proxy() -> (Database, Service) {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = Config::<ProxyRole>::default();
     config.storage = support::config(&database).storage;
     let service = Service::run(config).await;
@@ -380,7 +380,7 @@ async fn every_path_of_the_document_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_sees_anything_without_the_secret() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = config(&database);
     config.web.token = Some("open sesame".into());
     let service = Service::run(config).await;

@@ -124,7 +124,7 @@ on_both! {
         client.tell(1, service(1)).await;
         client.acked(1).await;
         assert_eq!(one.get("/readyz").await.0, 200);
-        let lock = database.lock().await;
+        let lock = database.lock("starts").await;
         let mut told = 1;
         while one.get("/readyz").await.0 != 503 {
             told += 1;
@@ -234,7 +234,7 @@ on_both! {
 }
 
 async fn on_sqlite() -> (Database, Service) {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let service = Service::start(&database).await;
     (database, service)
 }
@@ -294,7 +294,7 @@ async fn of_two_senders_with_one_name_the_second_is_refused() {
 
 #[tokio::test]
 async fn who_may_not_be_served_is_told_why() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = config(&database);
     config.token = Some("open sesame".into());
     config.network = Some("regtest".into());
@@ -370,7 +370,7 @@ async fn what_is_no_frame_ends_its_connection_with_the_reason_and_no_other() {
 
 #[tokio::test]
 async fn who_says_nothing_or_only_half_is_hung_up_on() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = config(&database);
     config.hello_timeout_seconds = 1;
     config.limits.connections_per_address = 500;
@@ -394,7 +394,7 @@ async fn who_says_nothing_or_only_half_is_hung_up_on() {
 
 #[tokio::test]
 async fn who_is_expected_and_never_came_is_down() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = config(&database);
     config.expected = vec![Expected {
         role: "pool".into(),
@@ -414,7 +414,7 @@ async fn who_is_expected_and_never_came_is_down() {
 
 #[tokio::test]
 async fn a_damaged_file_is_an_error_that_names_it() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let path = database.url().replace("sqlite:", "");
     std::fs::write(
         &path,
@@ -426,7 +426,7 @@ async fn a_damaged_file_is_an_error_that_names_it() {
         .err()
         .unwrap()
         .to_string();
-    assert!(error.contains("stats.sqlite"), "{error}");
+    assert!(error.contains("test.sqlite"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -457,7 +457,7 @@ async fn a_full_disk_stalls_and_costs_nothing() {
 
 #[tokio::test]
 async fn where_others_can_connect_there_is_a_token() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let mut config = config(&database);
     config.listen_address = "0.0.0.0:0".parse().unwrap();
     let error = Receiver::bind(config).await.err().unwrap().to_string();
@@ -484,7 +484,7 @@ impl Source for Shares {
 /// Over TLS and with a token, and the service crashes in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_our_sender_shows_is_what_our_service_knows() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let folder = tempfile::tempdir().unwrap();
     let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
