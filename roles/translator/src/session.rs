@@ -8,6 +8,7 @@
 mod answered;
 mod channel;
 mod difficulty;
+mod headers;
 mod leaving;
 mod meter;
 mod outage;

@@ -1,23 +1,16 @@
 //! The jobs that a miner may still submit for, and the headers it has submitted.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use stratum_v1::ExtranonceBytes;
 use work::{Difficulty, Target};
 
+use super::headers::{Headers, Noted};
 use crate::job::Job;
 
 /// Jobs of one tip that are kept. A pool sends one every half minute or so; a miner finishes within seconds.
 const KEPT_JOBS: usize = 16;
-
-/// Headers of one tip that are known again, half an hour at four shares a second: as many as a table of 8,192 places takes
-/// before it grows, which is 72 KiB.
-const KEPT_HEADERS: usize = 7 << 10;
-
-/// With so many headers noted on one tip, shares that would count here alone are refused: no difficulty that makes sense
-/// has a miner find as many.
-const KEPT_HEADERS_OF_KEPT_SHARES: usize = 1 << 12;
 
 /// Ids of jobs that are sent again begin here, where no process gets with those that are new.
 const FIRST_AGAIN: u64 = 1 << 40;
@@ -70,8 +63,8 @@ impl Worth {
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     jobs: VecDeque<SentJob>,
-    /// A part of each hash. By chance, one in 10^15 is taken for another.
-    headers: HashSet<u64>,
+    /// Boxed, and not there before the first share.
+    headers: Option<Box<Headers>>,
     sent_again: u64,
 }
 
@@ -114,7 +107,7 @@ impl Recent {
         };
         if tip_changed && is_same_channel {
             self.jobs.clear();
-            self.headers = HashSet::new();
+            self.headers = None;
         }
         // One that another channel brings too is not the same to the miner.
         let id = match self.find(job.id) {
@@ -154,48 +147,12 @@ impl Recent {
         self.jobs.push_back(sent);
     }
 
-    /// Notes a header, and says whether it was noted before.
-    ///
-    /// At the cap nothing more is noted. What is for the upstream goes there unchecked: it judges duplicates by itself, so
-    /// that none is counted twice and no honest share is refused; only what the miner is told can then be kinder than what
-    /// is counted. What would count here alone cannot be told from a repetition then, and has a cap of its own, because it
-    /// can be made without work.
+    /// Notes a header of the current tip, and says whether it was noted before.
     pub(super) fn note(&mut self, hash: &[u8; 32], for_upstream: bool) -> Noted {
-        let low = low_end(hash);
-        let cap = if for_upstream {
-            KEPT_HEADERS
-        } else {
-            KEPT_HEADERS_OF_KEPT_SHARES
-        };
-        if self.headers.len() < cap {
-            return if self.headers.insert(low) {
-                Noted::New
-            } else {
-                Noted::Known
-            };
-        }
-        match self.headers.contains(&low) {
-            true => Noted::Known,
-            false if for_upstream => Noted::New,
-            false => Noted::TooMany,
-        }
+        self.headers
+            .get_or_insert_default()
+            .note(hash, for_upstream)
     }
-}
-
-/// What became of noting a header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Noted {
-    New,
-    Known,
-    /// It is not known, and there is no room to note it.
-    TooMany,
-}
-
-/// The high end of a share's hash is mostly zeros.
-fn low_end(hash: &[u8; 32]) -> u64 {
-    let mut low = [0; 8];
-    low.copy_from_slice(&hash[..8]);
-    u64::from_le_bytes(low)
 }
 
 #[cfg(test)]
@@ -233,44 +190,5 @@ mod tests {
         assert!(clean_jobs);
         let hole = |id| recent.find(id).unwrap().terms.hole[0];
         assert_eq!((hole(first), hole(second)), (1, 2));
-    }
-
-    #[test]
-    fn at_the_cap_memory_is_bounded_and_no_new_share_is_refused() {
-        let mut recent = Recent::default();
-        let hash = |number: u64| {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&number.to_le_bytes());
-            hash
-        };
-        for number in 0..=KEPT_HEADERS as u64 + 10 {
-            assert_eq!(recent.note(&hash(number), true), Noted::New);
-        }
-        assert_eq!(recent.headers.len(), KEPT_HEADERS);
-        assert_eq!(
-            recent.headers.capacity(),
-            KEPT_HEADERS,
-            "no place is unused"
-        );
-        // Noted before the cap.
-        assert_eq!(recent.note(&hash(1), true), Noted::Known);
-    }
-
-    #[test]
-    fn what_counts_here_alone_never_counts_twice() {
-        let mut recent = Recent::default();
-        let hash = |number: u16| {
-            let mut hash = [0; 32];
-            hash[..2].copy_from_slice(&number.to_le_bytes());
-            hash
-        };
-        for number in 0..4096 {
-            assert_eq!(recent.note(&hash(number), false), Noted::New);
-        }
-        for _ in 0..2 {
-            assert_eq!(recent.note(&hash(5000), false), Noted::TooMany);
-        }
-        assert_eq!(recent.note(&hash(7), false), Noted::Known);
-        assert_eq!(recent.note(&hash(5000), true), Noted::New);
     }
 }

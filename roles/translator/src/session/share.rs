@@ -5,7 +5,8 @@ use std::sync::Arc;
 use stratum_v1::{ErrorCode, ExtranonceBytes, Id, Submit};
 
 use super::channel::Asked;
-use super::recent::{Noted, SentJob, Terms};
+use super::headers::Noted;
+use super::recent::{SentJob, Terms};
 use super::request::{accept, refuse};
 use super::upstream::{self, Stage};
 use super::worker::WorkerName;
