@@ -30,6 +30,8 @@ pub struct Job {
     pub version: u32,
     /// Whether the bits of BIP 320 may be rolled.
     pub version_rolling: bool,
+    /// What `nbits` stands for; none if that is no target, which no header meets.
+    network_target: Option<Target>,
     coinbase_prefix: Box<[u8]>,
     coinbase_suffix: Box<[u8]>,
     merkle_path: Box<[[u8; 32]]>,
@@ -103,11 +105,18 @@ impl Job {
             nbits: tip.nbits,
             version: parts.version,
             version_rolling: parts.version_rolling,
+            network_target: Target::from_compact(tip.nbits).ok(),
             coinbase_prefix,
             coinbase_suffix,
             merkle_path: parts.merkle_path.as_slice().into(),
             notify,
         })
+    }
+
+    /// Whether a header with this hash is a block.
+    pub fn is_solved_by(&self, hash: &[u8; 32]) -> bool {
+        self.network_target
+            .is_some_and(|target| target.is_met_by(hash))
     }
 
     /// Appends the `mining.notify`; `hole` is what stands between the coinbase and the miner's extranonce1.

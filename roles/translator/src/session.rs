@@ -217,6 +217,19 @@ pub struct ShareSubmission {
     pub extranonce: ExtranonceBytes,
     /// Who found it, where miners share the channel.
     pub worker: Option<WorkerName>,
+    /// It is a block, and whatever can wait waits for it.
+    pub solves_block: bool,
+}
+
+impl Request {
+    /// Whether somebody waits for what comes of it, so that it should not wait for others to be written with it.
+    pub(crate) fn is_urgent(&self) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Submit(share) => share.solves_block,
+            Self::Update { .. } | Self::Close { .. } => false,
+        }
+    }
 }
 
 /// What a session is told about its upstream.

@@ -95,9 +95,9 @@ impl Attached {
         let Some(outgoing) = self.next_outgoing() else {
             return;
         };
-        let is_share = matches!(outgoing.request, Request::Submit(_));
+        let is_urgent = outgoing.request.is_urgent();
         place.send(outgoing);
-        if !is_share {
+        if is_urgent {
             self.link.hurry();
         }
     }

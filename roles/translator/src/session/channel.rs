@@ -98,6 +98,7 @@ impl Channel {
             version: share.version,
             extranonce: ExtranonceBytes::new(&extranonce[..size]).unwrap_or_default(),
             worker: share.worker,
+            solves_block: share.solves_block,
         }
     }
 

@@ -74,6 +74,7 @@ impl Session {
         let valid = Valid {
             terms: Arc::clone(&sent.terms),
             for_upstream: sent.terms.upstream.target.is_met_by(&hash),
+            solves_block: sent.job.is_solved_by(&hash),
             job_id: sent.job.upstream_id,
             version,
             ntime: submit.ntime,
@@ -143,6 +144,7 @@ pub(super) struct Valid {
     pub(super) terms: Arc<Terms>,
     /// It meets the channel's target too.
     for_upstream: bool,
+    pub(super) solves_block: bool,
     pub(super) job_id: u32,
     pub(super) version: u32,
     pub(super) ntime: u32,

@@ -29,7 +29,7 @@ const REMIND_INTERVAL: Duration = Duration::from_millis(250);
 const BATCH: usize = 256;
 
 /// After shares were written, further ones gather for so long, so that where there are many, one write here, one read and
-/// one booking at the pool serve several. A single share does not wait, nor does a request for a channel.
+/// one booking at the pool serve several. A single share does not wait, nor does a block or a request for a channel.
 const GATHER: Duration = Duration::from_millis(4);
 
 /// How long a connection that miners have left waits for the last of them, at least. It also waits for as long as another
@@ -358,6 +358,7 @@ mod tests {
             version: 0,
             extranonce: ExtranonceBytes::default(),
             worker: None,
+            solves_block: false,
         }))
     }
 

@@ -151,6 +151,7 @@ mod tests {
                 channel_id, sequence_number: 0, job_id, nonce, ntime, version,
                 extranonce: ExtranonceBytes::new(&extranonce).unwrap(),
                 worker: None,
+                solves_block: false,
             };
             let mut ours = FrameBuffer::new();
             push_share(&share, sequence_number, worker.as_ref(), &mut ours).unwrap();

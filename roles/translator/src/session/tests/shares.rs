@@ -46,8 +46,31 @@ fn a_share_goes_upstream_exactly_as_the_miner_hashed_it() {
         // Two bytes of padding, our extranonce1, and the miner's own: the ten bytes of the channel.
         extranonce: ExtranonceBytes::new(&[0, 0, 1, 2, 3, 4, 0x0a, 0x0b, 0x0c, 0x0d]).unwrap(),
         worker: None,
+        // As every second hash does here.
+        solves_block: true,
     };
     assert_eq!(miner.shares(), [expected]);
+}
+
+#[test]
+fn a_share_that_solves_a_block_is_urgent_and_no_other() {
+    let mut miner = Conversation::mining(|_| ());
+    let urgent = |miner: &mut Conversation, job| {
+        for nonce in 0..32 {
+            miner.submit(job, "00000000", nonce);
+        }
+        let requests = miner.requests();
+        assert_eq!(requests.len(), 32);
+        requests
+            .iter()
+            .filter(|request| request.is_urgent())
+            .count()
+    };
+    // Every second hash is a block here.
+    assert!((1..32).contains(&urgent(&mut miner, "1")));
+    miner.nbits = 0x1d00_ffff;
+    miner.work([9; 32], Target::MAX);
+    assert_eq!(urgent(&mut miner, "2"), 0);
 }
 
 #[test]
