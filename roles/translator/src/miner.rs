@@ -7,6 +7,7 @@
 mod attached;
 mod driver;
 mod farewell;
+mod moderation;
 #[cfg(test)]
 mod simulation;
 mod socket;

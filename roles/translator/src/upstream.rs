@@ -3,6 +3,7 @@
 //! Each connection has one task that reads and one that seals and writes. Nothing here waits for a miner: what a miner
 //! has not taken yet is replaced by what is newer, or counted.
 
+mod allowance;
 mod complaints;
 mod connection;
 mod dial;
@@ -40,6 +41,9 @@ use work::{Hashrate, Target};
 
 use crate::job::Work;
 use crate::session::{ChannelEvent, OpenChannel, RejectReason, Request};
+use allowance::Allowance;
+#[cfg(test)]
+pub(crate) use allowance::{EACH, ENOUGH};
 use dial::Silence;
 use shared::{Joined, Membership, SharedChannel, SharedChannels};
 use vitals::Acceptance;
@@ -178,6 +182,21 @@ impl Link {
         self.registry.hurry.notify_one();
     }
 
+    /// A miner's shares on this connection without an answer are so many now.
+    pub(crate) fn count_unanswered(&self, before: usize, now: usize) {
+        self.registry.allowance.count(before, now);
+    }
+
+    /// Whether a miner with so many shares without an answer has to wait, because the connection has too many of them.
+    pub(crate) fn is_crowded(&self, own: usize) -> bool {
+        self.registry.allowance.is_used_up(own)
+    }
+
+    /// A miner has waited for long, because of so many shares of its own.
+    pub(crate) fn widen_allowance(&self, own: usize) {
+        self.registry.allowance.widen(own);
+    }
+
     /// Has a channel closed although the queue has no room now.
     pub(crate) fn close_later(&self, channel_id: u32) {
         self.registry.abandoned().push(channel_id);
@@ -199,6 +218,7 @@ impl Link {
 #[derive(Debug, Default)]
 struct Registry {
     openings: Mutex<Openings>,
+    allowance: Allowance,
     /// If miners share channels.
     shared: Option<SharedChannels>,
     last_identity: LastIdentity,

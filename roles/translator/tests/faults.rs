@@ -136,11 +136,18 @@ async fn a_thousand_miners_on_a_bad_line(aggregate: bool) {
         config.nominal_hashrate = 1.0;
     })
     .await;
+    let stalled = CancellationToken::new();
     let mut miners = Vec::new();
     for number in 0..MINERS {
-        let miner = translator.miner().await;
+        let (miner, stalled) = (translator.miner().await, stalled.clone());
         miners.push(tokio::spawn(async move {
-            mine_at_once(miner, &format!("alice.{number}"), SHARES).await
+            mine_at_once(
+                miner,
+                &format!("alice.{number}"),
+                SHARES,
+                stalled.cancelled(),
+            )
+            .await
         }));
     }
     translator
@@ -149,6 +156,7 @@ async fn a_thousand_miners_on_a_bad_line(aggregate: bool) {
         })
         .await;
     line.pace(Pace::Stalled);
+    stalled.cancel();
     translator
         .until("shares to pile up", |status| {
             status.shares.in_flight >= MINERS

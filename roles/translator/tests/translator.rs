@@ -467,3 +467,35 @@ async fn a_miner_that_does_not_read_is_cut_off_and_nobody_else_notices() {
     in_time("the flood to end", flood).await.unwrap();
     assert_eq!(honest.submit("honest", &job, 1).await["result"], true);
 }
+
+#[tokio::test]
+async fn a_miner_that_asks_very_often_is_answered_each_time_and_its_end_is_noticed() {
+    const QUESTIONS: u64 = 500;
+    let house = PoolHouse::new().await;
+    let translator = Running::start(vec![house.upstream()], |config| {
+        config.lines_per_second = 0;
+    })
+    .await;
+    let mut miner = translator.miner().await;
+    // Most machines are quick enough here for the miner to be read at intervals for a while, again and again.
+    for id in 0..QUESTIONS {
+        let (begin, end) = (r#"{"method":"mining.ping","#, format!(r#""id":{id}}}"#));
+        if id % 50 == 0 {
+            miner.write_bytes(begin.as_bytes()).await;
+            miner.write_bytes(format!("{end}\n").as_bytes()).await;
+        } else {
+            miner.write(&format!("{begin}{end}")).await;
+        }
+        let answer = in_time("an answer", miner.read()).await.unwrap();
+        assert_eq!(
+            (&answer["id"], &answer["result"]),
+            (&id.into(), &"pong".into())
+        );
+    }
+    drop(miner);
+    translator
+        .until("the end", |status| {
+            status.disconnected.contains_key("closed")
+        })
+        .await;
+}

@@ -16,6 +16,14 @@ pub(super) struct Attached {
     mailbox: Arc<Mailbox>,
     /// Requests that the queue did not take yet: what one line causes, at most.
     outbox: VecDeque<Waiting>,
+    /// The miner's shares without an answer, as the connection counts them.
+    unanswered: usize,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.count_unanswered(0);
+    }
 }
 
 enum Waiting {
@@ -31,7 +39,24 @@ impl Attached {
             link,
             mailbox: Arc::default(),
             outbox: VecDeque::new(),
+            unanswered: 0,
         }
+    }
+
+    /// The miner has so many shares without an answer on this connection.
+    pub(super) fn count_unanswered(&mut self, shares: usize) {
+        self.link.count_unanswered(self.unanswered, shares);
+        self.unanswered = shares;
+    }
+
+    /// Whether the miner has to wait, because of the connection's shares without an answer.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.link.is_crowded(self.unanswered)
+    }
+
+    /// The miner has waited for long.
+    pub(super) fn widen_allowance(&self) {
+        self.link.widen_allowance(self.unanswered);
     }
 
     /// Whether everything that was asked has been handed over.

@@ -19,6 +19,10 @@ const SHUTDOWN_LINGER: Duration = Duration::from_secs(3);
 /// A pool that answers none of the most shares that may be in flight for so long is worth a line in the log.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
+/// A miner that has to wait because of others' shares, and hears of none of its own for so long, goes on: pools may answer in
+/// batches that it has yet to fill.
+const CROWD_PATIENCE: Duration = Duration::from_secs(1);
+
 thread_local! {
     // What a session writes goes through a buffer of the worker thread too, unless the socket does not take it at once.
     static SPARE_OUTPUT: RefCell<Output> = RefCell::default();
@@ -39,7 +43,7 @@ pub(crate) struct Driver {
     pub(super) asked_at: Instant,
     pub(super) since_published: Traffic,
     /// Since when the miner waits for the pool's answers to its shares.
-    full_since: Option<Instant>,
+    waits_since: Option<Instant>,
 }
 
 impl Driver {
@@ -58,25 +62,62 @@ impl Driver {
             written: 0,
             asked_at: Instant::now(),
             since_published: Traffic::default(),
-            full_since: None,
+            waits_since: None,
         }
     }
 
     /// When there is something to do although nothing comes.
     pub(super) fn next_deadline(&mut self) -> Instant {
         let deadline = self.session.next_deadline();
+        match self.answer_patience() {
+            Some(patience) => {
+                let since = *self.waits_since.get_or_insert_with(|| now().instant);
+                deadline.min(since + patience)
+            }
+            None => {
+                self.waits_since = None;
+                deadline
+            }
+        }
+    }
+
+    /// The time of [`Driver::next_deadline`] has come, or may have.
+    pub(super) fn on_deadline(&mut self) {
+        let now = now();
+        if now.instant >= self.session.next_deadline() {
+            self.session.on_deadline(now, &mut self.out);
+        }
+        let (Some(since), Some(patience)) = (self.waits_since, self.answer_patience()) else {
+            return;
+        };
+        if now.instant >= since + patience {
+            self.waits_since = None;
+            self.answers_are_missing();
+        }
+    }
+
+    /// How long the miner waits for answers to its shares, if it does.
+    fn answer_patience(&self) -> Option<Duration> {
+        if !self.session.wants_lines() {
+            Some(ANSWER_PATIENCE)
+        } else {
+            self.is_crowded().then_some(CROWD_PATIENCE)
+        }
+    }
+
+    fn answers_are_missing(&mut self) {
+        let Some(present) = &self.present else { return };
         if self.session.wants_lines() {
-            self.full_since = None;
-            return deadline;
+            present.widen_allowance();
+        } else {
+            let shares = self.session.in_flight();
+            present.link.say_that_answers_are_missing(shares);
         }
-        let due = *self.full_since.get_or_insert_with(Instant::now) + ANSWER_PATIENCE;
-        if Instant::now() < due {
-            return deadline.min(due);
-        }
-        if let Some(Attached { link, .. }) = &self.present {
-            link.say_that_answers_are_missing(self.session.in_flight());
-        }
-        deadline
+    }
+
+    /// Whether the miner has to wait, because its upstream connection has too many shares without an answer.
+    fn is_crowded(&self) -> bool {
+        self.present.as_ref().is_some_and(Attached::is_crowded)
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -101,12 +142,13 @@ impl Driver {
             && self.out.end.is_none()
             && self.out.bytes.len() < ENOUGH_OUTPUT
             && self.session.wants_lines()
+            && !self.is_crowded()
     }
 
     /// Waits until an upstream has something to say or can take more, or there is another. Accepted shares are nothing to
     /// say, unless the miner waits for them.
     pub(super) async fn wait(&mut self, mail: bool) {
-        let awaits_answers = self.session.awaits_answers();
+        let awaits_answers = self.session.awaits_answers() || self.is_crowded();
         if let Some(present) = &self.present {
             present.await_answers(awaits_answers);
         }
@@ -227,6 +269,9 @@ impl Driver {
 
     /// Hands over what the session asked for, as far as the upstreams' queues take it.
     pub(super) fn send_requests(&mut self) {
+        if let Some(present) = &mut self.present {
+            present.count_unanswered(self.session.in_flight_here());
+        }
         if !self.out.requests.is_empty() || self.present.as_ref().is_some_and(|to| !to.is_sent()) {
             match &mut self.present {
                 Some(present) => present.send(self.out.requests.drain(..)),

@@ -1,6 +1,7 @@
 //! Miners and pools of all tempers on a simulated clock, without sockets: whatever happens, every share is counted once.
 
 mod farmer;
+mod flood;
 mod pool;
 
 use std::sync::Arc;
@@ -33,6 +34,8 @@ struct Climate {
     rules: Rules,
     /// Connections end without a word, channels are closed, miners leave without waiting for answers.
     cuts: bool,
+    /// Shares that a miner may have on their way.
+    most_in_flight: usize,
 }
 
 struct World {
@@ -63,7 +66,7 @@ impl World {
             user_identity: Identity::default(),
             user_agents: crate::UserAgents::default(),
             acknowledge: climate.acknowledge,
-            max_in_flight: 8,
+            max_in_flight: climate.most_in_flight,
             max_malformed_lines: u32::MAX,
             setup_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(1 << 30),
@@ -367,6 +370,7 @@ async fn all_is_counted(rules: Rules, cuts: bool) {
                     acknowledge,
                     rules,
                     cuts,
+                    most_in_flight: 8,
                 };
                 println!("seed {seed}, {climate:?}");
                 World::new(seed, climate).run().await;

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::moderation::Moderation;
 use super::transport::{READ, Transport};
 use super::{Driver, End, now};
 use crate::session::EndReason;
@@ -33,6 +34,8 @@ pub(crate) struct Socket {
     throttled: bool,
     /// The last read brought so many lines that others should have their turn.
     long_turn: bool,
+    /// When the miner is read.
+    moderation: Moderation,
 }
 
 enum Wake {
@@ -55,6 +58,7 @@ impl Socket {
             pace,
             throttled: false,
             long_turn: false,
+            moderation: Moderation::new(Instant::now()),
         }
     }
 
@@ -90,6 +94,8 @@ impl Socket {
         driver.attach();
         // It lives as long as the connection: all timers have one lock.
         let mut alarm = pin!(sleep_until(driver.next_deadline().into()));
+        let mut stopped = pin!(shutdown.cancelled());
+        let mut jobs = 0;
         loop {
             driver.send_requests();
             if let Err(end) = self.write(driver) {
@@ -110,7 +116,9 @@ impl Socket {
             if self.transport.is_closed() && !self.backlog {
                 return End::Closed;
             }
-            if std::mem::take(&mut self.long_turn) {
+            // A new job is written to everybody before anybody does what else is to be done.
+            let has_new_job = std::mem::replace(&mut jobs, driver.session.notifications()) != jobs;
+            if std::mem::take(&mut self.long_turn) || has_new_job {
                 tokio::task::yield_now().await;
             }
             driver.publish();
@@ -125,7 +133,11 @@ impl Socket {
             let deadline = self
                 .write_deadline
                 .unwrap_or_else(|| driver.next_deadline());
-            let deadline = paused_until.map_or(deadline, |resume| resume.min(deadline));
+            let next_read = self.moderation.next_read().filter(|_| reading);
+            let deadline = [paused_until, next_read]
+                .into_iter()
+                .flatten()
+                .fold(deadline, Instant::min);
             // Most deadlines move on with each line. The alarm is left to come too early then, and set anew when it has.
             if alarm.is_elapsed() || deadline < alarm.deadline().into_std() {
                 alarm.as_mut().reset(deadline.into());
@@ -134,7 +146,7 @@ impl Socket {
                 _ = self.stream.ready(interest), if reading || writing => Wake::Socket,
                 () = driver.wait(!writing) => Wake::Driver,
                 () = &mut alarm => Wake::Deadline,
-                () = shutdown.cancelled() => Wake::Shutdown,
+                () = &mut stopped => Wake::Shutdown,
             };
             driver.borrow_buffers();
             if !reading {
@@ -155,25 +167,38 @@ impl Socket {
                 {
                     return End::WriteTimeout;
                 }
-                Wake::Deadline => driver.session.on_deadline(now(), &mut driver.out),
+                Wake::Deadline => {
+                    if next_read.is_some()
+                        && let Err(end) = self.read(driver)
+                    {
+                        return end;
+                    }
+                    driver.on_deadline();
+                }
                 Wake::Shutdown => return End::Shutdown,
             }
         }
     }
 
     fn read(&mut self, driver: &mut Driver) -> Result<(), End> {
-        READ.with_borrow_mut(|buffers| {
-            if let Some(bytes) = self.transport.read(&self.stream, buffers)? {
-                driver.asked_at = Instant::now();
-                driver.take_answers();
-                driver.since_published.from_miner += bytes.len() as u64;
-                self.handle_lines(bytes, driver);
-            }
-            Ok(())
-        })
+        let moderated = self.moderation.next_read().is_some();
+        let lines = READ.with_borrow_mut(|buffers| {
+            let Some(bytes) = self.transport.read(&self.stream, buffers, moderated)? else {
+                return Ok(0);
+            };
+            driver.asked_at = Instant::now();
+            driver.take_answers();
+            driver.since_published.from_miner += bytes.len() as u64;
+            Ok(self.handle_lines(bytes, driver))
+        })?;
+        let before = self.moderation;
+        self.moderation = before.after_read(Instant::now(), lines);
+        self.moderation.apply(before, &self.stream);
+        Ok(())
     }
 
-    fn handle_lines(&mut self, chunk: &[u8], driver: &mut Driver) {
+    /// Gives the number of lines that were handled.
+    fn handle_lines(&mut self, chunk: &[u8], driver: &mut Driver) -> u32 {
         let now = now();
         let mut lines = self.lines.lines(chunk);
         let mut handled = 0_u32;
@@ -195,6 +220,7 @@ impl Socket {
         self.long_turn = handled >= LONG_TURN;
         self.throttled = self.pace.spend(handled, now.instant).is_some();
         driver.since_published.throttled += u64::from(self.throttled);
+        handled
     }
 
     /// Until when a miner that sent too many lines has to wait.

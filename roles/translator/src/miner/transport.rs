@@ -62,15 +62,19 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// What the miner says, if the socket has something; over TLS that may be no byte yet.
+    /// What the miner says, if the socket has something; over TLS that may be no byte yet. Where nobody may have been told
+    /// that it has something, it is to be asked `unannounced`.
     pub(super) fn read<'b>(
         &mut self,
         stream: &TcpStream,
         buffers: &'b mut ReadBuffers,
+        unannounced: bool,
     ) -> Result<Option<&'b [u8]>, End> {
-        let Some(size) = try_read(stream, &mut buffers.wire)? else {
-            return Ok(None);
+        let size = match try_read(stream, &mut buffers.wire)? {
+            None if unannounced => read_unannounced(stream, &mut buffers.wire)?,
+            announced => announced,
         };
+        let Some(size) = size else { return Ok(None) };
         let received = &mut buffers.wire[..size];
         match self {
             Self::Plain => Ok(Some(received)),
@@ -395,6 +399,16 @@ fn try_read(stream: &TcpStream, buffer: &mut Vec<u8>) -> Result<Option<usize>, E
     }
 }
 
+/// As [`try_read`], whether or not tokio knows of anything.
+fn read_unannounced(stream: &TcpStream, buffer: &mut [u8]) -> Result<Option<usize>, End> {
+    match (&*SockRef::from(stream)).read(buffer) {
+        Ok(0) => Err(End::Closed),
+        Ok(size) => Ok(Some(size)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(_) => Err(End::Failed),
+    }
+}
+
 fn try_write(stream: &TcpStream, bytes: &[u8]) -> Result<Option<usize>, End> {
     match stream.try_write(bytes) {
         Ok(0) => Err(End::Closed),
@@ -454,7 +468,7 @@ mod tests {
         while heard.len() < b"to the server".len() {
             stream.readable().await.unwrap();
             READ.with_borrow_mut(|buffers| {
-                let bytes = transport.read(&stream, buffers).unwrap();
+                let bytes = transport.read(&stream, buffers, false).unwrap();
                 heard.extend_from_slice(bytes.unwrap_or_default());
             });
         }

@@ -114,12 +114,16 @@ impl Session {
 
     /// Shares that were forwarded and have no answer.
     pub fn in_flight(&self) -> usize {
-        let present = match &self.stage {
+        let left = self.leaving.as_ref();
+        self.in_flight_here() + left.map_or(0, |leaving| leaving.channel.in_flight())
+    }
+
+    /// Those of them that were forwarded to the present upstream.
+    pub fn in_flight_here(&self) -> usize {
+        match &self.stage {
             Stage::Open(channel) => channel.in_flight(),
             _ => 0,
-        };
-        let left = self.leaving.as_ref();
-        present + left.map_or(0, |leaving| leaving.channel.in_flight())
+        }
     }
 
     /// The hashrate that the miner's shares show.

@@ -7,11 +7,12 @@
 //! A `watch` of the connection's current job would not do: the target and the extranonce prefix of a job are those in
 //! force when it became active, so they travel together with it, in the order of the wire.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+use futures_util::task::AtomicWaker;
 
 use super::shared::Membership;
 use crate::job::Work;
@@ -24,7 +25,7 @@ const MAX_REFUSALS: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     letters: Mutex<Letters>,
-    arrived: Notify,
+    arrived: Bell,
     /// The miner cannot go on without answers to its shares. Set by its own task alone, and under the lock.
     awaits_answers: AtomicBool,
     /// The miner's place, if it shares the channel.
@@ -45,6 +46,36 @@ pub(crate) struct Letters {
     left: bool,
 }
 
+/// Wakes one task, that of the miner. Between two turns nothing has to be taken back, as it would have with a queue of those
+/// who wait.
+#[derive(Debug, Default)]
+struct Bell {
+    rings: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.rings.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Since the last time.
+    async fn rung(&self) {
+        poll_fn(|context| {
+            if !self.rings.swap(false, Ordering::Acquire) {
+                self.waker.register(context.waker());
+                // It may have rung in between.
+                if !self.rings.swap(false, Ordering::Acquire) {
+                    return Poll::Pending;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
 impl Mailbox {
     /// For a miner that shares a channel.
     pub(super) fn of(membership: Membership) -> Self {
@@ -60,8 +91,8 @@ impl Mailbox {
     }
 
     /// Waits for mail. It may come back without any.
-    pub(crate) fn arrived(&self) -> Notified<'_> {
-        self.arrived.notified()
+    pub(crate) async fn arrived(&self) {
+        self.arrived.rung().await;
     }
 
     /// Whether each answer is to be told at once.
@@ -72,7 +103,7 @@ impl Mailbox {
         let letters = self.lock();
         self.awaits_answers.store(awaits_answers, Ordering::Relaxed);
         if awaits_answers && letters.accepted.is_some() {
-            self.arrived.notify_one();
+            self.arrived.ring();
         }
     }
 
@@ -118,7 +149,7 @@ impl Mailbox {
             }
         });
         if self.awaits_answers.load(Ordering::Relaxed) {
-            self.arrived.notify_one();
+            self.arrived.ring();
         }
     }
 
@@ -126,7 +157,7 @@ impl Mailbox {
     pub(super) fn remind(&self) {
         let mut letters = self.lock();
         if letters.accepted.is_some() && std::mem::replace(&mut letters.reminded, true) {
-            self.arrived.notify_one();
+            self.arrived.ring();
         }
     }
 
@@ -148,7 +179,7 @@ impl Mailbox {
 
     fn put(&self, change: impl FnOnce(&mut Letters)) {
         change(&mut self.lock());
-        self.arrived.notify_one();
+        self.arrived.ring();
     }
 
     fn lock(&self) -> MutexGuard<'_, Letters> {

@@ -189,9 +189,15 @@ pub(crate) fn new_job(line: &serde_json::Value) -> Option<String> {
 }
 
 /// Sends so many shares at once, and takes the answers only then. Gives those that were accepted.
-pub(crate) async fn mine_at_once(mut miner: Miner, user: &str, shares: u64) -> (Miner, u64) {
+pub(crate) async fn mine_at_once(
+    mut miner: Miner,
+    user: &str,
+    shares: u64,
+    signal: impl Future,
+) -> (Miner, u64) {
     miner.log_in(user).await;
     let job = miner.notify().await.job_id;
+    signal.await;
     let lines: Vec<String> = (0..shares)
         .map(|number| submit(user, &job, number))
         .collect();

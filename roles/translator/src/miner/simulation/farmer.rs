@@ -158,8 +158,8 @@ impl Farmer {
         if mail {
             driver.handle_mail();
         }
-        if now().instant >= driver.session.next_deadline() {
-            driver.session.on_deadline(now(), &mut driver.out);
+        if now().instant >= driver.next_deadline() {
+            driver.on_deadline();
         }
         driver.send_requests();
         assert_eq!(driver.out.end, None);
