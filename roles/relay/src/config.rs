@@ -60,6 +60,8 @@ pub struct Config {
     pub tls: Tls,
     /// What each client used, kept for bills.
     pub storage: StorageConfig,
+    /// Which stats service is told what happens.
+    pub stats: stats::sender::Config,
 }
 
 impl Default for Config {
@@ -87,6 +89,7 @@ impl Default for Config {
             proxy_protocol: ProxyProtocol::default(),
             tls: Tls::default(),
             storage: StorageConfig::default(),
+            stats: stats::sender::Config::default(),
         }
     }
 }
@@ -188,6 +191,7 @@ impl Config {
         self.check_clients()?;
         self.check_routes()?;
         self.storage.validate()?;
+        self.stats.validate()?;
         crate::tls::check(self)
     }
 

@@ -11,11 +11,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use service::http::Histogram;
+use stats::sender::Happened;
+use stats_events::Event;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clients::{Origin, UNKNOWN};
 use crate::pools::{Latencies, latencies};
+use crate::telling::{GONE, farewell};
 use crate::totals::Totals;
 use crate::watcher::{Kind, Seen};
 
@@ -30,6 +33,8 @@ pub(crate) type Key = (Arc<str>, Arc<str>);
 pub(crate) struct Connections {
     book: Mutex<Book>,
     ids: AtomicU64,
+    /// Those that ended, for a stats service; none if nobody is told.
+    gone: Option<Happened>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +42,8 @@ struct Book {
     live: HashMap<u64, Arc<Entry>>,
     past: BTreeMap<Key, Past>,
     ended: BTreeMap<&'static str, u64>,
+    /// When the last share was accepted on one that ended.
+    last_share_ms: Option<u64>,
 }
 
 /// What connections that ended leave behind.
@@ -90,6 +97,7 @@ struct Now {
     difficulty: Option<f64>,
     user: Option<Box<str>>,
     user_agent: Option<Box<str>>,
+    last_share_ms: Option<u64>,
     /// Only those that submit need one.
     submits: Option<Box<Latencies>>,
 }
@@ -113,6 +121,8 @@ pub struct ConnectionSnapshot {
     pub user_agent: Option<Box<str>>,
     /// What the miner was told last.
     pub difficulty: Option<f64>,
+    /// When its last share was accepted: milliseconds since the Unix epoch.
+    pub last_share_ms: Option<u64>,
     /// Milliseconds since the Unix epoch.
     pub connected_at_ms: u64,
     /// What was counted.
@@ -167,6 +177,14 @@ impl Cell {
 }
 
 impl Connections {
+    /// None yet. `told` says whether a stats service is to hear of those that end.
+    pub(crate) fn new(told: bool) -> Self {
+        Self {
+            gone: told.then(|| Happened::new(GONE)),
+            ..Self::default()
+        }
+    }
+
     /// A miner has come.
     pub(crate) fn arrive(
         &self,
@@ -174,7 +192,6 @@ impl Connections {
         port: u16,
         close: CancellationToken,
     ) -> Arc<Entry> {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let entry = Arc::new(Entry {
             id: self.ids.fetch_add(1, Ordering::Relaxed) + 1,
             peer,
@@ -183,7 +200,7 @@ impl Connections {
                 port,
             },
             since: Instant::now(),
-            since_ms: since_epoch.map_or(0, milliseconds),
+            since_ms: now_ms(),
             client: OnceLock::new(),
             pool: OnceLock::new(),
             now: Mutex::default(),
@@ -211,6 +228,45 @@ impl Connections {
         if let Some(submits) = &now.submits {
             past.submits.add(submits);
         }
+        let (worked, last_share_ms) = (now.totals.submits > 0, now.last_share_ms);
+        drop(now);
+        book.last_share_ms = book.last_share_ms.max(last_share_ms);
+        // Under the lock of the book, so that whoever looks sees it either here or gone.
+        if let Some(gone) = &self.gone {
+            let farewell = farewell(&entry.snapshot(), now_ms(), reason);
+            if worked {
+                gone.push(farewell);
+            } else {
+                gone.push_idle(farewell);
+            }
+        }
+    }
+
+    /// About so many events of connections that ended, for a stats service.
+    pub(crate) fn gone(&self, most: usize) -> Vec<Event> {
+        let gone = self.gone.as_ref();
+        gone.map_or_else(Vec::new, |gone| gone.take(most))
+    }
+
+    /// Events of connections that ended for which there was no room.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.gone.as_ref().map_or(0, Happened::dropped)
+    }
+
+    /// The sum of all connections that were and are, also of those of which is not known whose they are; and when the last
+    /// share was accepted.
+    pub(crate) fn all(&self) -> (Totals, Option<u64>) {
+        let book = self.book();
+        let (mut totals, mut last_share_ms) = (Totals::default(), book.last_share_ms);
+        for past in book.past.values() {
+            totals.add(&past.totals);
+        }
+        for entry in book.live.values() {
+            let now = entry.now();
+            totals.add(&now.totals);
+            last_share_ms = last_share_ms.max(now.last_share_ms);
+        }
+        (totals, last_share_ms)
     }
 
     /// Sums by client and host. A connection of which is not known whose it is, is among the unknown's active ones only.
@@ -289,6 +345,9 @@ impl Entry {
         let mut now = self.now();
         now.totals.add(&seen.totals);
         now.difficulty = difficulty;
+        if seen.totals.accepted > 0 {
+            now.last_share_ms = Some(now_ms());
+        }
         for (kind, took) in &seen.answers {
             if *kind == Kind::Submit {
                 let submits = now.submits.get_or_insert_with(|| Box::new(latencies()));
@@ -330,6 +389,7 @@ impl Entry {
             user: now.user.clone(),
             user_agent: now.user_agent.clone(),
             difficulty: now.difficulty,
+            last_share_ms: now.last_share_ms,
             connected_at_ms: self.since_ms,
             totals: Totals {
                 connection_ms: milliseconds(self.since()),
@@ -337,6 +397,12 @@ impl Entry {
             },
         }
     }
+}
+
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, milliseconds)
 }
 
 fn milliseconds(time: Duration) -> u64 {

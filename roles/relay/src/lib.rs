@@ -19,6 +19,7 @@ mod pools;
 mod pump;
 mod routes;
 mod stream;
+mod telling;
 mod tls;
 pub mod totals;
 pub mod watcher;
@@ -48,6 +49,7 @@ use connections::{Connections, Sums};
 use dial::Patience;
 use pools::Waits;
 use routes::Plan;
+use telling::Telling;
 use totals::Totals;
 use watcher::LineLimits;
 
@@ -74,6 +76,9 @@ pub enum Error {
     /// What is kept for bills.
     #[error(transparent)]
     Billing(#[from] billing::Error),
+    /// What is to be told to a stats service, or how.
+    #[error(transparent)]
+    Stats(#[from] stats::sender::Error),
     /// Two metrics of one name; the programmer's to mend.
     #[error("metrics: {0}")]
     Metrics(#[from] service::http::prometheus::Error),
@@ -87,6 +92,7 @@ pub struct Relay {
     shared: Arc<Shared>,
     /// What each client used, if that is kept.
     books: Option<Books>,
+    stats: stats::sender::Config,
     drain: Duration,
 }
 
@@ -153,7 +159,7 @@ impl Relay {
             .map(|pool| pools::Pool::new(pool, waits))
             .collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::new(Shared {
-            connections: Connections::default(),
+            connections: Connections::new(config.stats.is_on()),
             plan: RwLock::new(Arc::new(Plan::new(&config, &pools))),
             pools,
             certificate: tls::to_miners(&config.tls)?,
@@ -184,6 +190,7 @@ impl Relay {
             listener,
             shared,
             books,
+            stats: config.stats,
             drain: Duration::from_secs(config.drain_seconds),
         })
     }
@@ -219,9 +226,13 @@ impl Relay {
         let ended = CancellationToken::new();
         let _end = ended.clone().drop_guard();
         let certificate = self.shared.certificate.clone();
+        let certificate_is_there = certificate.is_some();
         tokio::spawn(
             service::tls::reload_on_hangup(certificate, ended.clone()).map_err(Error::Signal)?,
         );
+        let stop_telling = CancellationToken::new();
+        let source = Arc::new(Telling::new(&self, certificate_is_there));
+        let telling = stats::sender::start(&self.stats, "relay", source, stop_telling.clone())?;
         let http = tokio::spawn(self.http.run(ended.clone()));
         for address in self.listener.local_addrs() {
             tracing::info!(%address, "listening for SV1 miners");
@@ -251,8 +262,12 @@ impl Relay {
         let _ = timeout(self.drain, tracker.wait()).await;
         stop.cancel();
         tracker.wait().await;
+        stop_telling.cancel();
         if let Some(books) = self.books {
             books.close(LAST_COMMIT).await;
+        }
+        if let Some(telling) = telling {
+            telling.ended().await;
         }
         ended.cancel();
         let _ = http.await;
@@ -412,6 +427,10 @@ mod tests {
         let config = Config {
             listen_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             http_address: http::Address::Off,
+            storage: billing::StorageConfig {
+                url: "off".to_owned(),
+                ..billing::StorageConfig::default()
+            },
             ..Config::default()
         };
         let mut relay = Relay::bind(config).await.unwrap();

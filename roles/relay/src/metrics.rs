@@ -43,7 +43,7 @@ pub(crate) fn endpoints(
 }
 
 /// It takes connections, and some pool does not fail.
-fn readiness(handle: &Handle) -> Result<(), Vec<String>> {
+pub(crate) fn readiness(handle: &Handle) -> Result<(), Vec<String>> {
     if !handle.is_listening() {
         return Err(vec!["no new connections are taken".to_owned()]);
     }

@@ -79,6 +79,7 @@ impl Range {
     }
 
     /// Which part of a moment its labels show.
+    #[cfg(feature = "service")]
     pub(super) const fn part(self) -> &'static str {
         match self {
             Self::Hour | Self::Day => "time",
