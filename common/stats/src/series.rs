@@ -152,7 +152,12 @@ impl Series {
     /// So many hashes were done between two moments.
     pub fn add(&mut self, from_ms: u64, to_ms: u64, hashes: f64) {
         let from_ms = from_ms.min(to_ms);
-        let held_from_ms = from_ms.max(to_ms.saturating_sub(LONGEST_SPREAD_MS));
+        let oldest_ms = to_ms.saturating_sub(LONGEST_SPREAD_MS);
+        // From a whole hour on: a part of a sample would look like a rise of the hashrate.
+        let held_from_ms = match from_ms < oldest_ms {
+            true => oldest_ms.next_multiple_of(Period::Hour.ms()),
+            false => from_ms,
+        };
         // What was done earlier than that belongs there, and is in the totals alone.
         let hashes = match seconds(to_ms - from_ms) {
             0.0 => hashes,
@@ -363,12 +368,17 @@ mod tests {
     #[test]
     fn work_of_a_month_that_is_told_at_once_is_a_months_hashrate() {
         const MONTH_MS: u64 = 30 * LONGEST_SPREAD_MS;
-        let now_ms = 2 * MONTH_MS;
+        let now_ms = 2 * MONTH_MS + 1_234_567;
         let mut series = Series::new(now_ms);
         series.add(now_ms - MONTH_MS, now_ms, 7.0 * seconds(MONTH_MS));
         for window in Window::ALL {
             let rate = series.hashrate(now_ms, window).unwrap();
             assert!((rate - 7.0).abs() < 0.01, "{window:?}: {rate}");
+        }
+        for period in [Period::TenMinutes, Period::Hour] {
+            let first = series.samples(period).next().unwrap();
+            let whole = 7.0 * seconds(period.ms());
+            assert!((first.hashes / whole - 1.0).abs() < 0.01, "{first:?}");
         }
     }
 

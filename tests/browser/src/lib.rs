@@ -42,12 +42,15 @@ pub struct Look {
 }
 
 impl Look {
-    /// A desk and a phone, by day and by night.
-    pub const ALL: [Self; 4] = [
+    /// A desk and a phone, by day and by night; a tablet and a small window; and the narrowest that WCAG 2.2 asks for (1.4.10).
+    pub const ALL: [Self; 7] = [
         Self::new(1600, false),
         Self::new(1600, true),
         Self::new(360, false),
         Self::new(360, true),
+        Self::new(800, false),
+        Self::new(1040, false),
+        Self::new(320, false),
     ];
 
     const fn new(width: u32, dark: bool) -> Self {
