@@ -140,7 +140,7 @@ async fn before_anything_is_known_every_page_says_so() {
         assert_eq!(service.get(asset).await.0, 200, "{asset}");
     }
     assert!(page(&service, "/").await.contains("Waiting for a pool"));
-    assert!(page(&service, "/").await.contains("No hashrate yet"));
+    assert!(page(&service, "/").await.contains("No chart yet"));
     assert!(page(&service, "/workers").await.contains("No worker yet"));
     service.stop().await;
     let (_database, service) = proxy().await;
