@@ -8,11 +8,15 @@ use stats_events::{Hello, Numbered};
 
 use crate::series::{Period, Sample, Series, Window};
 use crate::state::{
-    Document, Key, Now, Outcome, PeerName, Refusal, SenderKey, Session, State, Subject, WorkerKey,
+    ChannelId, Document, Done, Key, Now, Outcome, PeerName, Refusal, SenderKey, Session, State,
+    Subject, WorkerKey,
 };
 
 /// Series of one sender; whoever comes later has no hashrate of its own.
 const MOST_SERIES: usize = 200_000;
+
+/// Open channels of one sender that have a hashrate; those that work later have none.
+const MOST_CHANNELS: usize = 20_000;
 
 /// Everything that is known, with hashrates.
 #[derive(Debug, Default)]
@@ -20,6 +24,8 @@ pub struct Board {
     state: State,
     series: Vec<Entry>,
     places: HashMap<SenderKey, Places>,
+    /// Of open channels, which end with their connections and are not stored.
+    channels: HashMap<SenderKey, HashMap<ChannelId, Series>>,
     /// The next number of a series.
     next: i64,
     /// Series that were not stored yet, by their places.
@@ -101,22 +107,47 @@ impl Board {
     /// # Errors
     /// [`Refusal`]
     pub fn hello(&mut self, now: Now, hello: &Hello) -> Result<Session, Refusal> {
-        self.state.hello(now, hello)
+        let session = self.state.hello(now, hello);
+        self.forget_channels();
+        session
     }
 
     /// A sender tells something.
     pub fn event(&mut self, now: Now, session: &Session, event: &Numbered) -> Outcome {
         let outcome = self.state.event(now, session, event);
         for (sender, done) in self.state.take_work() {
+            if let Some(channel) = done.channel {
+                self.work_on(now, &sender, channel, &done);
+            }
+            let (from_ms, hashes) = (done.from_ms, hashes(&done));
             if let Some(place) = self.place(now, &sender, done.subject) {
-                // Exact enough for a hashrate.
-                #[allow(clippy::cast_precision_loss)]
-                let hashes = done.hashes as f64;
                 let series = &mut self.series[place].series;
-                series.add(done.from_ms, now.unix_ms, hashes);
+                series.add(from_ms, now.unix_ms, hashes);
             }
         }
+        // After its last work.
+        self.forget_channels();
         outcome
+    }
+
+    fn work_on(&mut self, now: Now, sender: &SenderKey, channel: ChannelId, done: &Done) {
+        let channels = match self.channels.get_mut(sender) {
+            Some(channels) => channels,
+            None => self.channels.entry(sender.clone()).or_default(),
+        };
+        if channels.len() < MOST_CHANNELS || channels.contains_key(&channel) {
+            let series = channels.entry(channel);
+            let series = series.or_insert_with(|| Series::new(now.unix_ms));
+            series.add(done.from_ms, now.unix_ms, hashes(done));
+        }
+    }
+
+    fn forget_channels(&mut self) {
+        for (sender, channel) in self.state.take_ended() {
+            if let Some(channels) = self.channels.get_mut(&sender) {
+                channels.remove(&channel);
+            }
+        }
     }
 
     /// A sender has nothing to tell.
@@ -151,6 +182,28 @@ impl Board {
     ) -> Option<f64> {
         let series = self.find(sender, of)?;
         series.series.hashrate(now.unix_ms, window)
+    }
+
+    /// The same of a channel, since it was opened.
+    #[must_use]
+    pub fn channel_hashrate(
+        &self,
+        now: Now,
+        sender: &SenderKey,
+        channel: ChannelId,
+        window: Window,
+    ) -> Option<f64> {
+        let series = self.channels.get(sender)?.get(&channel)?;
+        series.hashrate(now.unix_ms, window)
+    }
+
+    /// The hashrates of one sender, for whoever asks for many.
+    #[must_use]
+    pub fn rates(&self, sender: &SenderKey) -> Rates<'_> {
+        Rates {
+            places: self.places.get(sender),
+            series: &self.series,
+        }
     }
 
     /// Samples that are held in memory, the oldest first: an hour of minutes and a day of ten minutes.
@@ -245,6 +298,29 @@ impl Board {
     }
 }
 
+/// Hashrates of one sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates<'a> {
+    places: Option<&'a Places>,
+    series: &'a [Entry],
+}
+
+impl Rates<'_> {
+    /// As [`Board::hashrate`].
+    #[must_use]
+    pub fn hashrate(&self, now: Now, of: Of<'_>, window: Window) -> Option<f64> {
+        let place = self.places?.find(of)?;
+        let series = &self.series.get(place)?.series;
+        series.hashrate(now.unix_ms, window)
+    }
+}
+
+/// Exact enough for a hashrate.
+#[allow(clippy::cast_precision_loss)]
+fn hashes(done: &Done) -> f64 {
+    done.hashes as f64
+}
+
 /// Whose hashrate is asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum Of<'a> {
@@ -284,7 +360,7 @@ impl Places {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use stats_events::{Counters, Event, ServiceState, Work, WorkerState};
+    use stats_events::{Counters, Event, Peer, PeerEnd, ServiceState, Work, WorkerState};
 
     use super::*;
 
@@ -408,6 +484,67 @@ mod tests {
         near(&board, at(1800), Window::Hour, 1000.0);
         // The series are the stored ones, so there is none to be stored anew.
         assert_eq!(board.take_changes(at(1800), 10).series, []);
+    }
+
+    #[test]
+    fn a_channel_has_a_hashrate_of_its_own_until_it_ends() {
+        let mut board = Board::default();
+        let session = board.hello(at(0), &hello("1")).unwrap();
+        let connected = Event::PeerConnected(Peer {
+            peer: 7,
+            protocol: "sv2-mining".into(),
+            ..Peer::default()
+        });
+        let state = |channel: u32, seconds: u64, hashes: u64, ended| {
+            let Event::Worker(state) = worker(0, 0, hashes).event else {
+                unreachable!()
+            };
+            let worker = format!("rig{}", channel % 2);
+            let state = WorkerState {
+                peer: 7,
+                channel,
+                worker,
+                ended,
+                ..state
+            };
+            (seconds, Event::Worker(state))
+        };
+        let told = [
+            (0, connected),
+            state(1, 600, 600_000, false),
+            // The same worker on another channel, and another one on that.
+            state(3, 600, 1_200_000, false),
+            state(2, 600, 60_000, false),
+            state(2, 600, 66_000, true),
+        ];
+        for (sequence, (seconds, event)) in (1..).zip(told) {
+            let event = Numbered {
+                sequence,
+                at_ms: 5_000 + seconds * 1000,
+                event,
+            };
+            board.event(at(seconds), &session, &event);
+        }
+        let rate = |board: &Board, channel| {
+            let id = ChannelId { peer: 7, channel };
+            board.channel_hashrate(at(600), &key(), id, Window::TenMinutes)
+        };
+        for (channel, expected) in [(1, 1000.0), (3, 2000.0)] {
+            let seen = rate(&board, channel).unwrap();
+            assert!((seen / expected - 1.0).abs() < 0.02, "{channel}: {seen}");
+        }
+        assert_eq!(rate(&board, 2), None, "it has ended");
+        let end = Numbered {
+            sequence: 9,
+            at_ms: 605_000,
+            event: Event::PeerDisconnected(PeerEnd {
+                peer: 7,
+                ..PeerEnd::default()
+            }),
+        };
+        board.event(at(600), &session, &end);
+        assert_eq!(rate(&board, 1), None);
+        assert!(board.channels.values().all(HashMap::is_empty));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod changes;
 mod document;
+mod names;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,10 @@ use stats_events::{Hello, Numbered, RefusalCode, VERSION};
 
 pub use crate::Now;
 use changes::Changes;
-pub use changes::{Done, Subject};
+pub use changes::{ChannelId, Done, Subject};
 pub use document::{Document, Key};
-pub use sender::{Link, PeerName, PeerSession, Sender};
+pub use names::PeerName;
+pub use sender::{Link, PeerSession, Sender};
 pub use totals::Totals;
 pub use workers::{Worker, WorkerKey, WorkerSession};
 
@@ -94,6 +96,7 @@ pub struct State {
     senders: BTreeMap<SenderKey, Sender>,
     changed: BTreeSet<(SenderKey, Key)>,
     work: Vec<(SenderKey, Done)>,
+    ended: Vec<(SenderKey, ChannelId)>,
 }
 
 impl State {
@@ -200,6 +203,12 @@ impl State {
         self.senders.get(key)
     }
 
+    /// The same with its own key, which lives as long.
+    #[must_use]
+    pub fn known(&self, key: &SenderKey) -> Option<(&SenderKey, &Sender)> {
+        self.senders.get_key_value(key)
+    }
+
     /// What has changed since the last time, to be stored together; `None` is to be deleted.
     pub fn take_changes(&mut self) -> Vec<(SenderKey, Key, Option<Document>)> {
         std::mem::take(&mut self.changed)
@@ -217,6 +226,11 @@ impl State {
     /// Work that was told since this was asked last.
     pub fn take_work(&mut self) -> Vec<(SenderKey, Done)> {
         std::mem::take(&mut self.work)
+    }
+
+    /// Channels that have ended since this was asked last.
+    pub fn take_ended(&mut self) -> Vec<(SenderKey, ChannelId)> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Nobody listened until now: who is connected may have said something.
@@ -240,6 +254,9 @@ impl State {
         self.changed.extend(keys.map(|key| (sender.clone(), key)));
         let work = changes.work.into_iter();
         self.work.extend(work.map(|done| (sender.clone(), done)));
+        let ended = changes.ended.into_iter();
+        self.ended
+            .extend(ended.map(|channel| (sender.clone(), channel)));
     }
 }
 

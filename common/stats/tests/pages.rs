@@ -17,8 +17,8 @@ use stats::receiver::Config;
 use stats::state::Link;
 use stats::web::Kind;
 use stats_events::{
-    Block, BlockState, Endpoint, Event, Hello, Peer, ServiceState, Template, UpstreamState,
-    WorkerState,
+    Block, BlockState, Endpoint, Event, Hello, Peer, PeerState, ServiceState, Template,
+    UpstreamState, WorkerState,
 };
 use support::{Client, Database, Service, TestRole, config, counters, hello, peer, worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -213,6 +213,52 @@ async fn text_of_senders_is_text_wherever_it_is_shown() {
     assert!(head.contains("content-type: application/json"));
     assert!(head.contains("x-content-type-options: nosniff"));
     assert!(head.contains("default-src 'none'"));
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_shown_with_its_channels() {
+    let (_database, service) = pool().await;
+    let (mut client, _) = Client::connect(service.address, &hello("main", "1")).await;
+    let connected = Event::PeerConnected(Peer {
+        peer: 1,
+        connected_at_ms: 1_700_000_000_000,
+        address: "192.0.2.1:4000".into(),
+        protocol: "sv2-mining".into(),
+        ..Peer::default()
+    });
+    client.tell(1, connected).await;
+    let state = PeerState {
+        peer: 1,
+        channels: 2,
+        counters: counters(12),
+        ..PeerState::default()
+    };
+    client.tell(2, Event::Peer(state)).await;
+    for (sequence, channel, name) in [(3, 8, "a"), (4, 8, HOSTILE), (5, 9, "a")] {
+        let state = WorkerState {
+            peer: 1,
+            channel,
+            account: "alice".into(),
+            worker: name.into(),
+            since_ms: 1_700_000_000_000,
+            difficulty: Some(f64::from(channel)),
+            counters: counters(4),
+            ..WorkerState::default()
+        };
+        client.tell(sequence, Event::Worker(state)).await;
+    }
+    client.acked(5).await;
+    let shown = json(&service, "/api/v1/peers/pool/main/1").await;
+    let channels = shown["open_channels"].as_array().unwrap();
+    assert_eq!(channels.len(), 2);
+    assert_eq!(channels[0]["channel"], 8);
+    assert_eq!(channels[0]["workers"].as_array().unwrap().len(), 2);
+    assert_eq!(channels[0]["shares"]["accepted"], 8);
+    assert_eq!(channels[1]["difficulty"], 9.0);
+    assert!(channels[1]["hashrate"]["ten_minutes"].as_f64().unwrap() > 0.0);
+    let shown = page(&service, "/peers/pool/main/1").await;
+    assert!(shown.contains("<h2>Channels</h2>") && !shown.contains("<img"));
     service.stop().await;
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Now;
 use super::document::Key;
-use super::sender::PeerName;
+use super::names::PeerName;
 use super::workers::WorkerKey;
 
 /// What an event has changed.
@@ -12,18 +12,40 @@ use super::workers::WorkerKey;
 pub(super) struct Changes {
     pub(super) keys: Vec<Key>,
     pub(super) work: Vec<Done>,
+    pub(super) ended: Vec<ChannelId>,
 }
 
 impl Changes {
     pub(super) fn work(&mut self, subject: impl FnOnce() -> Subject, from_ms: u64, hashes: u128) {
+        self.work_on(None, subject, from_ms, hashes);
+    }
+
+    /// The same, where the channel has a hashrate of its own.
+    pub(super) fn work_on(
+        &mut self,
+        channel: Option<ChannelId>,
+        subject: impl FnOnce() -> Subject,
+        from_ms: u64,
+        hashes: u128,
+    ) {
         if hashes > 0 {
             self.work.push(Done {
                 subject: subject(),
+                channel,
                 from_ms,
                 hashes,
             });
         }
     }
+}
+
+/// An SV2 channel of a peer that is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId {
+    /// The peer's number.
+    pub peer: u64,
+    /// The channel's, on that connection.
+    pub channel: u32,
 }
 
 /// Whose hashrate is measured.
@@ -43,6 +65,8 @@ pub enum Subject {
 pub struct Done {
     /// Whose.
     pub subject: Subject,
+    /// On which channel, if it was on one.
+    pub channel: Option<ChannelId>,
     /// It was done since then, by the service's clock.
     pub from_ms: u64,
     /// How much.

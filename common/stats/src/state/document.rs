@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use stats_events::{Block, Counters, UpstreamState};
 
-use super::sender::{Instance, PeerName, PeerSession};
+use super::names::PeerName;
+use super::sender::{Instance, PeerSession};
 use super::totals::Totals;
 use super::workers::WorkerKey;
 

@@ -1,15 +1,18 @@
 //! One sender: its present instance, its peers and workers, and the sums of what was before.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use stats_events::{
     Block, Event, Hello, Numbered, Peer, PeerEnd, PeerState, ServiceState, Template, UpstreamState,
+    WorkerState,
 };
 
-use super::changes::{Changes, Subject, told};
+use super::changes::{Changes, ChannelId, Subject, told};
 use super::document::{Document, Key};
+use super::names::{Names, PeerName};
 use super::totals::{Totals, renew};
 use super::workers::{Worker, WorkerKey, WorkerSession, Workers};
 use super::{LONGEST_HEARTBEAT, MISSED_HEARTBEATS, Now, Outcome, heartbeat};
@@ -18,40 +21,12 @@ use super::{LONGEST_HEARTBEAT, MISSED_HEARTBEATS, Now, Outcome, heartbeat};
 /// own sums hold all of it.
 pub(super) const MOST_OF_A_KIND: usize = 100_000;
 
+/// The protocol of peers that have channels, as in [`Peer`].
+const SV2_MINING: &str = "sv2-mining";
+
 /// Upstreams and blocks of one sender that are kept.
 const MOST_UPSTREAMS: usize = 64;
 const MOST_BLOCKS: usize = 10_000;
-
-/// Tells peers apart over their reconnections: by what stays the same.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PeerName {
-    /// As in [`Peer`].
-    pub protocol: String,
-    /// The address without its port.
-    pub host: String,
-    /// The device id of SV2, or the vendor where there is none, or the user agent of SV1.
-    pub device: String,
-}
-
-impl PeerName {
-    /// The name of a peer.
-    #[must_use]
-    pub fn of(peer: &Peer) -> Self {
-        let host = peer
-            .address
-            .rsplit_once(':')
-            .map_or(&*peer.address, |(host, _)| host);
-        let device = [&peer.device_id, &peer.vendor, &peer.user_agent]
-            .into_iter()
-            .flatten()
-            .find(|text| !text.is_empty());
-        Self {
-            protocol: peer.protocol.clone(),
-            host: host.to_owned(),
-            device: device.cloned().unwrap_or_default(),
-        }
-    }
-}
 
 /// What is stored of a sender itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -86,9 +61,19 @@ pub struct PeerSession {
     pub peer: Peer,
     /// How it does.
     pub state: PeerState,
+    #[serde(skip)]
+    name: Arc<PeerName>,
     /// When its counters were told last, by the service's clock; nothing if they were not.
     #[serde(skip)]
     pub(super) told_ms: Option<u64>,
+}
+
+impl PeerSession {
+    /// What tells it apart over its reconnections.
+    #[must_use]
+    pub fn name(&self) -> &Arc<PeerName> {
+        &self.name
+    }
 }
 
 /// Whether a sender can be heard.
@@ -119,6 +104,7 @@ pub struct Sender {
     pub blocks: BTreeMap<String, Block>,
     /// Events that were beyond the bounds.
     pub skipped: u64,
+    names: Names,
     workers: Workers,
     connected: bool,
     heard_at: Option<Instant>,
@@ -137,6 +123,7 @@ impl Sender {
             upstreams: BTreeMap::new(),
             blocks: BTreeMap::new(),
             skipped: 0,
+            names: Names::default(),
             workers: Workers::default(),
             connected: false,
             heard_at: None,
@@ -174,8 +161,28 @@ impl Sender {
 
     /// All workers.
     #[must_use]
-    pub fn workers(&self) -> &HashMap<WorkerKey, Worker> {
+    pub fn workers(&self) -> &HashMap<Arc<WorkerKey>, Worker> {
         self.workers.all()
+    }
+
+    /// Workers of a peer, each once.
+    #[must_use]
+    pub fn workers_of(&self, peer: u64) -> Vec<(&Arc<WorkerKey>, &Worker)> {
+        self.workers.of(peer)
+    }
+
+    /// Channels of a peer with who works on them, in the order of their numbers.
+    pub fn channels_of(
+        &self,
+        peer: u64,
+    ) -> impl Iterator<Item = (u32, impl Iterator<Item = (&Arc<WorkerKey>, &WorkerSession)>)> {
+        self.workers.channels_of(peer)
+    }
+
+    /// Connected peers that share a name.
+    #[must_use]
+    pub fn connections(&self, name: &PeerName) -> u32 {
+        self.names.count(name)
     }
 
     /// Workers with an open session.
@@ -189,7 +196,7 @@ impl Sender {
     pub fn peer_totals(&self, name: &PeerName) -> Totals {
         let mut totals = self.peer_totals.get(name).cloned().unwrap_or_default();
         for session in self.peers.values() {
-            if PeerName::of(&session.peer) == *name {
+            if *session.name == *name {
                 totals.add_session(&session.state.counters);
             }
         }
@@ -201,7 +208,7 @@ impl Sender {
     pub fn all_peer_totals(&self) -> HashMap<PeerName, Totals> {
         let mut all = self.peer_totals.clone();
         for session in self.peers.values() {
-            all.entry(PeerName::of(&session.peer))
+            all.entry(PeerName::clone(&session.name))
                 .or_default()
                 .add_session(&session.state.counters);
         }
@@ -273,7 +280,8 @@ impl Sender {
             Event::Peer(state) => self.peer(now, event.at_ms, state, changes),
             Event::PeerDisconnected(end) => self.peer_disconnected(now, end, changes),
             Event::Worker(state) => {
-                if !self.workers.tell(now, event.at_ms, state, changes) {
+                let channel = self.channel(state);
+                if !self.workers.tell(now, event.at_ms, state, channel, changes) {
                     self.skipped += 1;
                 }
             }
@@ -288,7 +296,8 @@ impl Sender {
     pub(super) fn restore(&mut self, key: Key, document: Document) {
         match (key, document) {
             (Key::Sender, Document::Sender(instance)) => self.instance = *instance,
-            (Key::Peer(peer), Document::Peer(session)) => {
+            (Key::Peer(peer), Document::Peer(mut session)) => {
+                session.name = self.names.add(PeerName::of(&session.peer));
                 self.peers.insert(peer, *session);
             }
             (Key::PeerTotals(name), Document::Totals(totals)) => {
@@ -379,6 +388,7 @@ impl Sender {
             changes.keys.push(Key::Peer(peer));
             self.fold_peer(&session, changes);
         }
+        self.names.clear();
         self.workers.end_all(changes);
         changes
             .keys
@@ -400,9 +410,29 @@ impl Sender {
     }
 
     fn peer_connected(&mut self, peer: &Peer, changes: &mut Changes) {
-        if let Some(session) = self.known_peer(peer.peer, changes) {
-            session.peer = peer.clone();
+        let Some(session) = self.known_peer(peer.peer, changes) else {
+            return;
+        };
+        session.peer = peer.clone();
+        let name = PeerName::of(peer);
+        if *session.name != name {
+            let before = Arc::clone(&session.name);
+            self.names.remove(&before);
+            let name = self.names.add(name);
+            if let Some(session) = self.peers.get_mut(&peer.peer) {
+                session.name = name;
+            }
         }
+    }
+
+    /// The channel that a worker works on, where there are channels.
+    fn channel(&self, state: &WorkerState) -> Option<ChannelId> {
+        let session = self.peers.get(&state.peer)?;
+        let id = ChannelId {
+            peer: state.peer,
+            channel: state.channel,
+        };
+        (session.peer.protocol == SV2_MINING).then_some(id)
     }
 
     fn peer(&mut self, now: Now, at_ms: u64, state: &PeerState, changes: &mut Changes) {
@@ -411,7 +441,7 @@ impl Sender {
             let hashes = renew(&mut counters, &state.counters);
             let connected_at_ms = session.peer.connected_at_ms;
             let from_ms = told(&mut session.told_ms, now, at_ms, connected_at_ms);
-            let subject = || Subject::Peer(PeerName::of(&session.peer));
+            let subject = || Subject::Peer(PeerName::clone(&session.name));
             changes.work(subject, from_ms, hashes);
             session.state = PeerState {
                 counters,
@@ -427,12 +457,17 @@ impl Sender {
             return None;
         }
         changes.keys.push(Key::Peer(peer));
-        Some(self.peers.entry(peer).or_insert_with(|| PeerSession {
-            peer: Peer {
+        let names = &mut self.names;
+        Some(self.peers.entry(peer).or_insert_with(|| {
+            let peer = Peer {
                 peer,
                 ..Peer::default()
-            },
-            ..PeerSession::default()
+            };
+            PeerSession {
+                name: names.add(PeerName::of(&peer)),
+                peer,
+                ..PeerSession::default()
+            }
         }))
     }
 
@@ -441,8 +476,9 @@ impl Sender {
             let hashes = renew(&mut session.state.counters, &end.counters);
             let (at_ms, since_ms) = (end.disconnected_at_ms, session.peer.connected_at_ms);
             let from_ms = told(&mut session.told_ms, now, at_ms, since_ms);
-            let subject = || Subject::Peer(PeerName::of(&session.peer));
+            let subject = || Subject::Peer(PeerName::clone(&session.name));
             changes.work(subject, from_ms, hashes);
+            self.names.remove(&session.name);
             changes.keys.push(Key::Peer(end.peer));
             self.fold_peer(&session, changes);
         }
@@ -450,7 +486,7 @@ impl Sender {
     }
 
     fn fold_peer(&mut self, session: &PeerSession, changes: &mut Changes) {
-        let mut name = PeerName::of(&session.peer);
+        let mut name = PeerName::clone(&session.name);
         if self.peer_totals.len() >= MOST_OF_A_KIND && !self.peer_totals.contains_key(&name) {
             name.host = "other".into();
             name.device.clear();

@@ -1,12 +1,13 @@
 //! Workers of a sender: their sessions by peer and channel, and the sums of those that have ended.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stats_events::{Counters, WorkerState};
 
 use super::Now;
-use super::changes::{Changes, Subject, told};
+use super::changes::{Changes, ChannelId, Subject, told};
 use super::document::Key;
 use super::sender::MOST_OF_A_KIND;
 use super::totals::{Totals, renew};
@@ -57,12 +58,15 @@ impl Worker {
 /// A peer and a channel of it: where a worker has a session.
 type Place = (u64, u32);
 
+/// Channels of a peer, and who works on them.
+type Channels = BTreeMap<u32, BTreeSet<Arc<WorkerKey>>>;
+
 /// All workers of a sender.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
-    all: HashMap<WorkerKey, Worker>,
-    /// Sessions that have not ended, by peer: one of thousands that goes must not have all be looked through.
-    open_of: HashMap<u64, HashSet<(u32, WorkerKey)>>,
+    all: HashMap<Arc<WorkerKey>, Worker>,
+    /// Who has a session on which channel of which peer: one of thousands that goes must not have all be looked through.
+    open_of: HashMap<u64, Channels>,
     /// How many these are.
     open: usize,
     /// Workers that have any.
@@ -70,8 +74,28 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    pub(super) fn all(&self) -> &HashMap<WorkerKey, Worker> {
+    pub(super) fn all(&self) -> &HashMap<Arc<WorkerKey>, Worker> {
         &self.all
+    }
+
+    pub(super) fn of(&self, peer: u64) -> Vec<(&Arc<WorkerKey>, &Worker)> {
+        let channels = self.open_of.get(&peer).into_iter();
+        let keys: BTreeSet<_> = channels.flat_map(BTreeMap::values).flatten().collect();
+        let keys = keys.into_iter();
+        keys.filter_map(|key| Some((key, self.all.get(key)?)))
+            .collect()
+    }
+
+    pub(super) fn channels_of(
+        &self,
+        peer: u64,
+    ) -> impl Iterator<Item = (u32, impl Iterator<Item = (&Arc<WorkerKey>, &WorkerSession)>)> {
+        let channels = self.open_of.get(&peer).into_iter().flatten();
+        channels.map(move |(channel, keys)| {
+            let place = (peer, *channel);
+            let session = move |key| Some((key, self.all.get(key)?.sessions.get(&place)?));
+            (*channel, keys.iter().filter_map(session))
+        })
     }
 
     pub(super) fn active(&self) -> usize {
@@ -84,12 +108,13 @@ impl Workers {
         now: Now,
         at_ms: u64,
         state: &WorkerState,
+        channel: Option<ChannelId>,
         changes: &mut Changes,
     ) -> bool {
-        let key = WorkerKey {
+        let key = self.shared(WorkerKey {
             account: state.account.clone(),
             worker: state.worker.clone(),
-        };
+        });
         let place = (state.peer, state.channel);
         // A channel that was closed and opened again under the same number is another session.
         let known = self
@@ -109,32 +134,44 @@ impl Workers {
         let hashes = renew(&mut session.counters, &state.counters);
         let from_ms = told(&mut session.told_ms, now, at_ms, state.since_ms);
         session.difficulty = state.difficulty.or(session.difficulty);
-        changes.work(|| Subject::Worker(key.clone()), from_ms, hashes);
+        let subject = || Subject::Worker(WorkerKey::clone(&key));
+        changes.work_on(channel, subject, from_ms, hashes);
         if state.ended {
             self.end(&key, place, changes);
         } else {
-            changes.keys.push(session_key(key, place));
+            changes.keys.push(session_key(&key, place));
         }
         true
     }
 
-    /// A peer has gone: its sessions have ended.
-    pub(super) fn end_of(&mut self, peer: u64, changes: &mut Changes) {
-        for (channel, key) in self.open_of.remove(&peer).into_iter().flatten() {
-            self.end(&key, (peer, channel), changes);
+    /// The one that is known, where one is.
+    fn shared(&self, key: WorkerKey) -> Arc<WorkerKey> {
+        match self.all.get_key_value(&key) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::new(key),
         }
     }
 
-    /// All sessions have ended.
-    pub(super) fn end_all(&mut self, changes: &mut Changes) {
-        for (peer, sessions) in std::mem::take(&mut self.open_of) {
-            for (channel, key) in sessions {
+    /// A peer has gone: its sessions have ended.
+    pub(super) fn end_of(&mut self, peer: u64, changes: &mut Changes) {
+        for (channel, keys) in self.open_of.remove(&peer).into_iter().flatten() {
+            changes.ended.push(ChannelId { peer, channel });
+            for key in keys {
                 self.end(&key, (peer, channel), changes);
             }
         }
     }
 
+    /// All sessions have ended.
+    pub(super) fn end_all(&mut self, changes: &mut Changes) {
+        let peers: Vec<_> = self.open_of.keys().copied().collect();
+        for peer in peers {
+            self.end_of(peer, changes);
+        }
+    }
+
     pub(super) fn restore(&mut self, key: WorkerKey, place: Place, session: WorkerSession) {
+        let key = self.shared(key);
         if self.begin(&key, place, session.since_ms)
             && let Some(worker) = self.all.get_mut(&key)
         {
@@ -143,7 +180,7 @@ impl Workers {
     }
 
     pub(super) fn restore_totals(&mut self, key: WorkerKey, totals: Totals) {
-        self.all.entry(key).or_default().ended = totals;
+        self.all.entry(Arc::new(key)).or_default().ended = totals;
     }
 
     /// All sessions are there: what is told next was done since then.
@@ -156,7 +193,7 @@ impl Workers {
     }
 
     /// Sees to it that there is a session. `false` if there is no room for it.
-    fn begin(&mut self, key: &WorkerKey, place: Place, since_ms: u64) -> bool {
+    fn begin(&mut self, key: &Arc<WorkerKey>, place: Place, since_ms: u64) -> bool {
         let known = self.all.get(key);
         if known.is_some_and(|worker| worker.sessions.contains_key(&place)) {
             return true;
@@ -172,19 +209,21 @@ impl Workers {
             counters: Counters::default(),
             told_ms: None,
         };
-        let worker = self.all.entry(key.clone()).or_default();
+        let worker = self.all.entry(Arc::clone(key)).or_default();
         self.active += usize::from(worker.sessions.is_empty());
         worker.sessions.insert(place, session);
         self.open_of
             .entry(peer)
             .or_default()
-            .insert((channel, key.clone()));
+            .entry(channel)
+            .or_default()
+            .insert(Arc::clone(key));
         self.open += 1;
         true
     }
 
     /// Folds a session into the sum of those that have ended.
-    fn end(&mut self, key: &WorkerKey, place: Place, changes: &mut Changes) {
+    fn end(&mut self, key: &Arc<WorkerKey>, place: Place, changes: &mut Changes) {
         let Some(worker) = self.all.get_mut(key) else {
             return;
         };
@@ -195,21 +234,27 @@ impl Workers {
         self.active -= usize::from(worker.sessions.is_empty());
         self.open -= 1;
         let (peer, channel) = place;
-        if let Some(sessions) = self.open_of.get_mut(&peer) {
-            sessions.remove(&(channel, key.clone()));
-            if sessions.is_empty() {
+        if let Some(channels) = self.open_of.get_mut(&peer) {
+            if let Some(keys) = channels.get_mut(&channel) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    channels.remove(&channel);
+                    changes.ended.push(ChannelId { peer, channel });
+                }
+            }
+            if channels.is_empty() {
                 self.open_of.remove(&peer);
             }
         }
-        changes.keys.push(session_key(key.clone(), place));
-        changes.keys.push(Key::WorkerTotals(key.clone()));
+        changes.keys.push(session_key(key, place));
+        changes.keys.push(Key::WorkerTotals(WorkerKey::clone(key)));
     }
 }
 
-fn session_key(worker: WorkerKey, (peer, channel): Place) -> Key {
+fn session_key(worker: &WorkerKey, (peer, channel): Place) -> Key {
     Key::WorkerSession {
         peer,
         channel,
-        worker,
+        worker: worker.clone(),
     }
 }

@@ -13,7 +13,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::chart::Range;
 use super::history::{self, Whose};
 use super::model::{
-    self, AccountRow, Block, Overview, Page, Peer, Service, Shares, Upstream, WorkerRow,
+    self, AccountRow, Block, Channel, Overview, Page, Peer, Service, Shares, Upstream, WorkerRow,
 };
 use super::pages::Asked;
 use super::site::Site;
@@ -61,6 +61,8 @@ struct OnePeer {
     peer: Peer,
     /// Of all sessions of the same name: protocol, host, and device or software.
     lifetime: Shares,
+    /// Its first 100 channels, if it has some.
+    open_channels: Vec<Channel>,
 }
 
 /// Blocks, newest first.
@@ -213,8 +215,10 @@ async fn peers(State(site): State<Site>, Query(asked): Query<Asked>) -> Response
         Ok(list) => list,
         Err(wrong) => return problem(StatusCode::BAD_REQUEST, wrong),
     };
-    let kind = site.kind;
-    let copy = move |board: &_, now| model::peers(board, now, kind.counted(), &list);
+    let Some(order) = site.peers(list.sort).await else {
+        return answer(None::<()>);
+    };
+    let copy = move |board: &_, now| model::peers(board, now, &order, &list);
     answer(site.look(copy).await)
 }
 
@@ -235,7 +239,11 @@ async fn peer(
 ) -> Response {
     let copy = move |board: &_, now| {
         let found = model::peer(board, now, &SenderKey { role, name }, id.parse().ok()?);
-        found.map(|(peer, lifetime, _)| OnePeer { peer, lifetime })
+        found.map(|found| OnePeer {
+            peer: found.peer,
+            lifetime: found.lifetime,
+            open_channels: found.channels,
+        })
     };
     match site.look(copy).await {
         Some(None) => problem(StatusCode::NOT_FOUND, "there is no such peer"),
@@ -259,8 +267,10 @@ async fn workers(State(site): State<Site>, Query(asked): Query<Asked>) -> Respon
         Ok(list) => list,
         Err(wrong) => return problem(StatusCode::BAD_REQUEST, wrong),
     };
-    let kind = site.kind;
-    let copy = move |board: &_, now| model::workers(board, now, kind.counted(), &list);
+    let Some(order) = site.workers(&list).await else {
+        return answer(None::<()>);
+    };
+    let copy = move |board: &_, now| model::workers(board, now, &order, &list);
     answer(site.look(copy).await)
 }
 
@@ -348,7 +358,7 @@ async fn peer_hashrate(
 ) -> Response {
     let key = SenderKey { role, name };
     let sender = key.clone();
-    let copy = move |board: &_, now| model::peer(board, now, &sender, id.parse().ok()?)?.2;
+    let copy = move |board: &_, now| model::peer(board, now, &sender, id.parse().ok()?)?.subjects;
     match site.look(copy).await.flatten() {
         Some(subjects) => past(&site, Whose::Peer(key, subjects), &asked).await,
         None => {

@@ -3,6 +3,7 @@
 mod accounts;
 mod lists;
 mod peers;
+mod ranking;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,11 @@ use utoipa::ToSchema;
 
 pub(super) use accounts::{AccountRow, accounts};
 pub(super) use lists::{List, Page, Sort};
-pub(super) use peers::{Peer, Subjects, WorkerRow, peer, peers, workers};
+pub(super) use peers::{
+    Channel, Peer, PeerId, Subjects, WorkerId, WorkerRow, all_peers, all_workers, peer, peers,
+    workers,
+};
+pub(super) use ranking::Ranking;
 
 use crate::Now;
 use crate::board::{Board, Of};

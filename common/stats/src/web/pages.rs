@@ -11,8 +11,8 @@ use super::chart::{Chart, Range};
 use super::connect::{self, Way};
 use super::history::{self, Whose};
 use super::model::{
-    self, AccountRow, Block, List, Overview, Page, Peer, Service, Shares, Sort, Status, Upstream,
-    WorkerRow,
+    self, AccountRow, Block, Channel, List, Overview, Page, Peer, Service, Shares, Sort, Status,
+    Upstream, WorkerRow,
 };
 use super::show;
 use super::site::{Kind, Site};
@@ -170,6 +170,7 @@ struct PeerPage {
     shell: Shell,
     peer: Peer,
     lifetime: Shares,
+    channels: Vec<Channel>,
     drawn: Option<Drawn>,
 }
 
@@ -246,10 +247,12 @@ async fn look<T: Send + 'static>(
         let copied = copy(board, now);
         (Shell::of(&shown, current, board, now), copied)
     });
-    both.await.ok_or_else(|| {
-        let failed = "This page could not be made; the log says why.\n";
-        (StatusCode::INTERNAL_SERVER_ERROR, failed).into_response()
-    })
+    both.await.ok_or_else(failed)
+}
+
+fn failed() -> Response {
+    let failed = "This page could not be made; the log says why.\n";
+    (StatusCode::INTERNAL_SERVER_ERROR, failed).into_response()
 }
 
 fn html(status: StatusCode, page: &impl Template) -> Response {
@@ -294,10 +297,11 @@ pub(super) async fn proxy(State(site): State<Site>, Query(asked): Query<Asked>) 
 }
 
 pub(super) async fn peers(State(site): State<Site>, Query(asked): Query<Asked>) -> Answer {
-    let (kind, list) = (site.kind, asked.list().unwrap_or_default());
+    let list = asked.list().unwrap_or_default();
+    let order = site.peers(list.sort).await.ok_or_else(failed)?;
     let wanted = list.clone();
-    let copy = move |board: &Board, now| model::peers(board, now, kind.counted(), &wanted);
-    let (shell, page) = look(&site, kind.peers(), copy).await?;
+    let copy = move |board: &Board, now| model::peers(board, now, &order, &wanted);
+    let (shell, page) = look(&site, site.kind.peers(), copy).await?;
     Ok(html(StatusCode::OK, &PeersPage { shell, list, page }))
 }
 
@@ -313,7 +317,7 @@ pub(super) async fn peer(
         model::peer(board, now, &sender, id)
     };
     let (shell, found) = look(&site, current, copy).await?;
-    let Some((peer, lifetime, subjects)) = found else {
+    let Some(found) = found else {
         let page = ProblemPage {
             shell,
             title: "Not connected",
@@ -322,8 +326,8 @@ pub(super) async fn peer(
         };
         return Ok(html(StatusCode::NOT_FOUND, &page));
     };
-    let path = show::peer(&site.kind, &peer);
-    let drawn = match subjects {
+    let path = show::peer(&site.kind, &found.peer);
+    let drawn = match found.subjects {
         Some(subjects) => {
             let whose = Whose::Peer(key, subjects);
             Some(Drawn::of(&site, whose, asked.range(), path).await)
@@ -332,17 +336,19 @@ pub(super) async fn peer(
     };
     let page = PeerPage {
         shell,
-        peer,
-        lifetime,
+        peer: found.peer,
+        lifetime: found.lifetime,
+        channels: found.channels,
         drawn,
     };
     Ok(html(StatusCode::OK, &page))
 }
 
 pub(super) async fn workers(State(site): State<Site>, Query(asked): Query<Asked>) -> Answer {
-    let (kind, list) = (site.kind, asked.list().unwrap_or_default());
+    let list = asked.list().unwrap_or_default();
+    let order = site.workers(&list).await.ok_or_else(failed)?;
     let wanted = list.clone();
-    let copy = move |board: &Board, now| model::workers(board, now, kind.counted(), &wanted);
+    let copy = move |board: &Board, now| model::workers(board, now, &order, &wanted);
     let (shell, page) = look(&site, "/workers", copy).await?;
     Ok(html(StatusCode::OK, &WorkersPage { shell, list, page }))
 }

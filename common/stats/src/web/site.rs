@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::auth::{self, Guard};
 use super::config::WebConfig;
-use super::model::Block;
+use super::model::{self, Block, List, PeerId, Ranking, Sort, WorkerId};
 use super::{api, assets, live, pages};
 use crate::Now;
 use crate::board::Board;
@@ -91,6 +91,8 @@ pub(crate) struct Site {
     pub(super) listeners: Arc<Semaphore>,
     config: Arc<WebConfig>,
     renders: Arc<Semaphore>,
+    peers: Arc<Ranking<PeerId>>,
+    workers: Arc<Ranking<WorkerId>>,
 }
 
 impl Site {
@@ -102,6 +104,8 @@ impl Site {
             listeners: Arc::new(Semaphore::new(live::LISTENERS)),
             config: Arc::new(config),
             renders: Arc::new(Semaphore::new(RENDERS)),
+            peers: Arc::default(),
+            workers: Arc::default(),
         }
     }
 
@@ -110,13 +114,37 @@ impl Site {
         &self,
         look: impl FnOnce(&Board, Now) -> T + Send + 'static,
     ) -> Option<T> {
+        self.blocking(|view| view.read(look)).await
+    }
+
+    /// All peers in an order, the smallest first.
+    pub(super) async fn peers(&self, sort: Sort) -> Option<Arc<[PeerId]>> {
+        let (ranking, roles) = (Arc::clone(&self.peers), self.kind.counted());
+        let copy = move |board: &Board, now| model::all_peers(board, now, roles, sort);
+        self.blocking(move |view| ranking.get(view, sort, copy))
+            .await
+    }
+
+    /// Those of all workers that are looked for, in an order, the smallest first.
+    pub(super) async fn workers(&self, list: &List) -> Option<Arc<[WorkerId]>> {
+        let (ranking, roles) = (Arc::clone(&self.workers), self.kind.counted());
+        let (list, sort) = (list.clone(), list.sort);
+        let copy = move |board: &Board, now| model::all_workers(board, now, roles, sort);
+        self.blocking(move |view| list.found(&ranking.get(view, sort, copy)))
+            .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&View) -> T + Send + 'static,
+    ) -> Option<T> {
         let place = Arc::clone(&self.renders).acquire_owned().await.ok()?;
         let view = self.view.clone();
-        let copied = tokio::task::spawn_blocking(move || {
+        let done = tokio::task::spawn_blocking(move || {
             let _place = place;
-            view.read(look)
+            work(&view)
         });
-        copied.await.ok()
+        done.await.ok()
     }
 
     /// Where miners reach this machine, as the operator said.

@@ -197,12 +197,12 @@ fn longest<T>(mut all: Vec<(u64, T)>, most: usize) -> (Vec<(u64, T)>, usize) {
 fn peers(board: &Board, now: Now, kind: Kind, most: usize) -> (Series<5>, usize) {
     let mut all = Vec::new();
     for (key, sender) in present(board, now, kind) {
-        let mut names = HashMap::<PeerName, (u64, usize, Totals)>::new();
+        let mut names = HashMap::<&PeerName, (u64, usize, Totals)>::new();
         for session in sender.peers.values() {
-            let name = PeerName::of(&session.peer);
+            let name = &**session.name();
             let since_ms = session.peer.connected_at_ms;
             let (oldest, sessions, totals) = names.entry(name).or_insert_with_key(|name| {
-                let ended = sender.peer_totals.get(name).cloned();
+                let ended = sender.peer_totals.get(*name).cloned();
                 (since_ms, 0, ended.unwrap_or_default())
             });
             *oldest = since_ms.min(*oldest);
@@ -219,7 +219,7 @@ fn peers(board: &Board, now: Now, kind: Kind, most: usize) -> (Series<5>, usize)
     }
     let (shown, left_out) = longest(all, most);
     let series = shown.into_iter().map(|(_, (key, name, sessions, totals))| {
-        let hashrate = board.hashrate(now, key, Of::Peer(&name), Window::TenMinutes);
+        let hashrate = board.hashrate(now, key, Of::Peer(name), Window::TenMinutes);
         let [role, service] = owned(labels(key));
         let [protocol, host, device] = owned([
             label(&name.protocol),

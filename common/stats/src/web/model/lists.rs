@@ -33,7 +33,7 @@ pub(crate) enum Sort {
 }
 
 impl Sort {
-    const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Name,
         Self::Hashrate,
         Self::Accepted,
@@ -97,36 +97,41 @@ impl List {
     }
 
     pub(crate) fn finds(&self, texts: &[&str]) -> bool {
-        let finds = |text: &&str| text.to_lowercase().contains(&self.search);
-        self.search.is_empty() || texts.iter().any(finds)
+        self.search.is_empty() || texts.iter().any(|text| contains(text, &self.search))
     }
 
-    /// The rows of the page. What is after the last page is the last page.
-    pub(super) fn page<T, U>(
+    /// The rows of the page, of those in rising order. What is after the last page is the last page.
+    pub(super) fn page<'a, T: 'a, U>(
         &self,
-        mut rows: Vec<T>,
-        compare: impl Fn(&T, &T) -> std::cmp::Ordering,
-        show: impl Fn(T) -> U,
+        order: impl ExactSizeIterator<Item = &'a T> + DoubleEndedIterator,
+        show: impl FnMut(&'a T) -> Option<U>,
     ) -> Page<U> {
-        rows.sort_unstable_by(|a, b| {
-            let order = compare(a, b);
-            if self.descending {
-                order.reverse()
-            } else {
-                order
-            }
-        });
-        let total = rows.len();
+        let total = order.len();
         let pages = total.div_ceil(PAGE).max(1);
         let page = self.page.min(pages);
-        let rows = rows.into_iter().skip((page - 1) * PAGE).take(PAGE);
+        let skip = (page - 1) * PAGE;
+        let rows = if self.descending {
+            order.rev().skip(skip).take(PAGE).filter_map(show).collect()
+        } else {
+            order.skip(skip).take(PAGE).filter_map(show).collect()
+        };
         Page {
-            rows: rows.map(show).collect(),
+            rows,
             total,
             page,
             pages,
         }
     }
+}
+
+/// Whether a text has another one in it, which is in lower case. Most texts are ASCII, of which no copy is made.
+fn contains(text: &str, search: &str) -> bool {
+    if !text.is_ascii() {
+        return text.to_lowercase().contains(search);
+    }
+    let (text, search) = (text.as_bytes(), search.as_bytes());
+    let mut places = text.windows(search.len().max(1));
+    search.is_empty() || places.any(|place| place.eq_ignore_ascii_case(search))
 }
 
 /// Some rows of many.
@@ -149,10 +154,13 @@ mod tests {
     #[test]
     fn a_page_is_a_hundred_rows_and_beyond_the_last_is_the_last() {
         let list = List::parse(None, Some("name"), Some("7")).unwrap();
-        let page = list.page((0..250).collect(), usize::cmp, |row| row);
+        let rows: Vec<usize> = (0..250).collect();
+        let page = list.page(rows.iter(), |row| Some(*row));
         assert_eq!((page.page, page.pages, page.total), (3, 3, 250));
         assert_eq!(page.rows, (200..250).collect::<Vec<_>>());
-        let empty = List::default().page(Vec::<usize>::new(), usize::cmp, |row| row);
+        let falling = List::default().page(rows.iter(), |row| Some(*row));
+        assert_eq!(falling.rows, (150..250).rev().collect::<Vec<_>>());
+        let empty = List::default().page([].iter(), |row: &usize| Some(*row));
         assert_eq!((empty.page, empty.pages, empty.total), (1, 1, 0));
     }
 
@@ -168,5 +176,8 @@ mod tests {
         }
         let list = List::parse(Some("  RiG "), Some("-last-share"), None).unwrap();
         assert!(list.descending && list.finds(&["a rig"]) && !list.finds(&["ri g"]));
+        assert!(list.finds(&["ri", "é RIG"]) && !list.finds(&["é"]));
+        let list = List::parse(Some("É"), None, None).unwrap();
+        assert!(list.finds(&["café"]) && !list.finds(&["cafe"]));
     }
 }

@@ -1,20 +1,26 @@
 //! Peers and workers: found, sorted, and copied page by page.
 
-use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use stats_events::Peer as Introduction;
 use utoipa::ToSchema;
 
+use super::ranking::{By, Unsorted};
 use super::{Hashrates, List, Page, Shares, Sort, counted};
 use crate::Now;
-use crate::board::{Board, Of};
+use crate::board::{Board, Of, Rates};
 use crate::series::Window;
-use crate::state::{Link, PeerName, PeerSession, Sender, SenderKey, Subject, Worker, WorkerKey};
+use crate::state::{
+    ChannelId, Link, PeerName, PeerSession, Sender, SenderKey, Subject, Totals, Worker, WorkerKey,
+    WorkerSession,
+};
 
 /// Names of workers that a row shows.
 const MOST_NAMES: usize = 20;
+
+/// Channels that a peer's page shows.
+const MOST_CHANNELS: usize = 100;
 
 /// A connected peer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -91,6 +97,21 @@ pub(crate) struct WorkerRow {
     pub(crate) heard: bool,
 }
 
+/// An SV2 channel of a peer.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Channel {
+    /// Its number on the peer's connection.
+    pub(crate) channel: u32,
+    /// Who works on it, at most 20 of them.
+    pub(crate) workers: Vec<String>,
+    /// Its difficulty.
+    pub(crate) difficulty: Option<f64>,
+    /// Hashrates since it was opened.
+    pub(crate) hashrate: Hashrates,
+    /// Shares of those who work on it now.
+    pub(crate) shares: Shares,
+}
+
 /// What is connected, in words, from what it said in its handshake.
 pub(crate) fn kind(peer: &Introduction) -> &'static str {
     /// It mines headers only, as a device does (SV2 5.3.1).
@@ -126,69 +147,65 @@ pub(crate) fn kind(peer: &Introduction) -> &'static str {
 #[derive(Debug, Clone)]
 pub(crate) struct Subjects(pub(crate) Vec<Subject>);
 
-/// What tells the peers of a sender apart, found out once for all of them.
-struct Crowd<'a> {
-    names: HashMap<PeerName, u32>,
-    workers: HashMap<u64, Vec<(&'a WorkerKey, &'a Worker)>>,
+/// Names a peer in an order, for as long as its service is not started anew.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PeerId {
+    sender: Arc<SenderKey>,
+    peer: u64,
 }
 
-impl<'a> Crowd<'a> {
-    fn of(sender: &'a Sender) -> Self {
-        let mut crowd = Self {
-            names: HashMap::with_capacity(sender.peers.len()),
-            workers: HashMap::with_capacity(sender.peers.len()),
-        };
-        for session in sender.peers.values() {
-            *crowd.names.entry(PeerName::of(&session.peer)).or_default() += 1;
-        }
-        for (key, worker) in sender.workers() {
-            let mut last = None;
-            for (peer, _) in worker.sessions.keys() {
-                if last.replace(*peer) != Some(*peer) {
-                    crowd.workers.entry(*peer).or_default().push((key, worker));
-                }
-            }
-        }
-        crowd
-    }
-
-    fn workers(&self, peer: u64) -> &[(&'a WorkerKey, &'a Worker)] {
-        self.workers.get(&peer).map_or(&[], Vec::as_slice)
-    }
-
-    /// The peer's own series, unless another connection has the same name; then those of its workers, unless others work under
-    /// the same names.
-    fn subjects(&self, session: &PeerSession) -> Option<Subjects> {
-        let name = PeerName::of(&session.peer);
-        if self.names.get(&name).is_none_or(|count| *count <= 1) {
-            return Some(Subjects(vec![Subject::Peer(name)]));
-        }
-        let peer = session.peer.peer;
-        let workers = self.workers(peer);
-        let own = |worker: &Worker| worker.sessions.keys().all(|(other, _)| *other == peer);
-        let all = !workers.is_empty() && workers.iter().all(|(_, worker)| own(worker));
-        let subject = |(key, _): &(&WorkerKey, &Worker)| Subject::Worker((*key).clone());
-        all.then(|| Subjects(workers.iter().map(subject).collect()))
-    }
-
-    fn hashrate(&self, at: &Place<'a>, window: Window) -> Option<f64> {
-        let Some(Subjects(subjects)) = self.subjects(at.session) else {
-            return mean(at.session, at.now);
-        };
-        subjects
-            .iter()
-            .filter_map(|subject| at.board.hashrate(at.now, at.key, Of::from(subject), window))
-            .reduce(|sum, rate| sum + rate)
-    }
+/// Names a worker in an order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WorkerId {
+    worker: Arc<WorkerKey>,
+    sender: Arc<SenderKey>,
 }
 
 /// One peer, where it is.
 struct Place<'a> {
-    board: &'a Board,
     now: Now,
     key: &'a SenderKey,
     sender: &'a Sender,
     session: &'a PeerSession,
+    rates: Rates<'a>,
+}
+
+impl<'a> Place<'a> {
+    /// The peer's own series, unless another connection has the same name; then those of its workers, unless others work under
+    /// the same names.
+    fn subjects(&self) -> Option<Subjects> {
+        let name = self.session.name();
+        if self.sender.connections(name) <= 1 {
+            return Some(Subjects(vec![Subject::Peer(PeerName::clone(name))]));
+        }
+        let workers = self.own_workers()?;
+        let subject = |key: &Arc<WorkerKey>| Subject::Worker(WorkerKey::clone(key));
+        Some(Subjects(workers.into_iter().map(subject).collect()))
+    }
+
+    /// Its workers, if it has some and nobody else works under their names.
+    fn own_workers(&self) -> Option<Vec<&'a Arc<WorkerKey>>> {
+        let peer = self.session.peer.peer;
+        let workers = self.sender.workers_of(peer);
+        let own = |worker: &Worker| worker.sessions.keys().all(|(other, _)| *other == peer);
+        let all = !workers.is_empty() && workers.iter().all(|(_, worker)| own(worker));
+        all.then(|| workers.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn hashrate(&self, window: Window) -> Option<f64> {
+        let name = self.session.name();
+        if self.sender.connections(name) <= 1 {
+            return self.rates.hashrate(self.now, Of::Peer(name), window);
+        }
+        let Some(workers) = self.own_workers() else {
+            return mean(self.session, self.now);
+        };
+        let rate = |key: &Arc<WorkerKey>| self.rates.hashrate(self.now, Of::Worker(key), window);
+        workers
+            .into_iter()
+            .filter_map(rate)
+            .reduce(|sum, rate| sum + rate)
+    }
 }
 
 /// Work over the time since it connected.
@@ -201,103 +218,150 @@ fn mean(session: &PeerSession, now: Now) -> Option<f64> {
     (ms >= SHORTEST_MS).then(|| work / (ms as f64 / 1000.0))
 }
 
-pub(crate) fn peers(board: &Board, now: Now, roles: &[&str], list: &List) -> Page<Peer> {
-    let senders: Vec<_> = counted(board, roles)
-        .map(|(key, sender)| (key, sender, Crowd::of(sender)))
-        .collect();
+/// All peers with what they are sorted by.
+pub(crate) fn all_peers(board: &Board, now: Now, roles: &[&str], sort: Sort) -> Unsorted<PeerId> {
     let mut rows = Vec::new();
-    for (key, sender, crowd) in &senders {
-        for session in sender.peers.values() {
-            let peer = &session.peer;
-            if list.search.is_empty() || is_found(list, peer, crowd) {
-                let place = Place {
-                    board,
-                    now,
-                    key,
-                    sender,
-                    session,
-                };
-                let number = peer_number(list.sort, crowd, &place);
-                rows.push((number, place, crowd));
-            }
-        }
+    for (key, sender) in counted(board, roles) {
+        let shared = Arc::new(key.clone());
+        let rates = board.rates(key);
+        rows.extend(sender.peers.iter().map(|(peer, session)| {
+            let place = Place {
+                now,
+                key,
+                sender,
+                session,
+                rates,
+            };
+            let id = PeerId {
+                sender: Arc::clone(&shared),
+                peer: *peer,
+            };
+            (peer_by(sort, &place), id)
+        }));
     }
-    list.page(
-        rows,
-        |(a, one, _), (b, other, _)| match list.sort {
-            Sort::Name => {
-                let (one, other) = (&one.session.peer, &other.session.peer);
-                one.address.cmp(&other.address)
-            }
-            _ => a.total_cmp(b),
-        },
-        |(_, place, crowd)| peer_row(&place, crowd),
-    )
+    rows
 }
 
-fn is_found(list: &List, peer: &Introduction, crowd: &Crowd<'_>) -> bool {
-    let workers = crowd.workers(peer.peer).iter();
-    let mut texts = vec![&*peer.address, kind(peer)];
-    texts.extend(workers.flat_map(|(key, _)| [&*key.account, &*key.worker]));
-    texts.extend(peer.user_agent.as_deref());
-    texts.extend(peer.vendor.as_deref());
-    list.finds(&texts)
+/// A page of the peers in this order. Who has gone since it was found out is left out.
+pub(crate) fn peers(board: &Board, now: Now, order: &[PeerId], list: &List) -> Page<Peer> {
+    let place = |id: &PeerId| place(board, now, &id.sender, id.peer);
+    if list.search.is_empty() {
+        return list.page(order.iter(), |id| Some(peer_row(&place(id)?)));
+    }
+    let found = |id: &&PeerId| place(id).is_some_and(|place| is_found(list, &place));
+    let found: Vec<&PeerId> = order.iter().filter(found).collect();
+    list.page(found.iter(), |id| Some(peer_row(&place(id)?)))
+}
+
+fn place<'a>(board: &'a Board, now: Now, key: &SenderKey, peer: u64) -> Option<Place<'a>> {
+    let (key, sender) = board.state().known(key)?;
+    Some(Place {
+        now,
+        key,
+        sender,
+        session: sender.peers.get(&peer)?,
+        rates: board.rates(key),
+    })
+}
+
+fn is_found(list: &List, at: &Place<'_>) -> bool {
+    let peer = &at.session.peer;
+    let texts = [Some(&*peer.address), Some(kind(peer))];
+    let said = [peer.user_agent.as_deref(), peer.vendor.as_deref()];
+    let finds = |text: &str| list.finds(&[text]);
+    let mut texts = texts.into_iter().chain(said).flatten();
+    if texts.any(finds) {
+        return true;
+    }
+    let workers = at.sender.workers_of(peer.peer);
+    let finds = |(key, _): &(&Arc<WorkerKey>, &Worker)| list.finds(&[&key.account, &key.worker]);
+    workers.iter().any(finds)
 }
 
 /// What it is sorted by.
 #[allow(clippy::cast_precision_loss)]
-fn peer_number(sort: Sort, crowd: &Crowd<'_>, at: &Place<'_>) -> f64 {
+fn peer_by(sort: Sort, at: &Place<'_>) -> By {
     let counters = &at.session.state.counters;
-    match sort {
-        Sort::Name => 0.0,
-        Sort::Hashrate => crowd.hashrate(at, Window::TenMinutes).unwrap_or(-1.0),
+    By::Number(match sort {
+        Sort::Name => return By::Text(at.session.peer.address.clone()),
+        Sort::Hashrate => at.hashrate(Window::TenMinutes).unwrap_or(-1.0),
         Sort::Accepted => counters.accepted as f64,
         Sort::Rejected => counters.rejected() as f64,
         Sort::LastShare => counters.last_share_ms.unwrap_or(0) as f64,
         Sort::Uptime => -(at.session.peer.connected_at_ms as f64),
+    })
+}
+
+/// One peer, what all sessions of its name did, its channels, and whose series make up its hashrate.
+pub(crate) struct OnePeer {
+    pub(crate) peer: Peer,
+    pub(crate) lifetime: Shares,
+    pub(crate) channels: Vec<Channel>,
+    pub(crate) subjects: Option<Subjects>,
+}
+
+pub(crate) fn peer(board: &Board, now: Now, key: &SenderKey, id: u64) -> Option<OnePeer> {
+    let place = place(board, now, key, id)?;
+    let lifetime = place.sender.peer_totals(place.session.name());
+    Some(OnePeer {
+        peer: peer_row(&place),
+        lifetime: Shares::from(&lifetime.counters),
+        channels: channels(board, &place),
+        subjects: place.subjects(),
+    })
+}
+
+/// The first ones of its channels.
+fn channels(board: &Board, at: &Place<'_>) -> Vec<Channel> {
+    let peer = at.session.peer.peer;
+    if at.session.state.channels == 0 {
+        return Vec::new();
+    }
+    let all = at.sender.channels_of(peer).take(MOST_CHANNELS);
+    let channel = |channel, sessions: Vec<_>| {
+        let id = ChannelId { peer, channel };
+        let rate = |window| board.channel_hashrate(at.now, at.key, id, window);
+        Channel::of(channel, Hashrates::of(rate), &sessions)
+    };
+    all.map(|(number, sessions)| channel(number, sessions.collect()))
+        .collect()
+}
+
+impl Channel {
+    fn of(
+        channel: u32,
+        hashrate: Hashrates,
+        sessions: &[(&Arc<WorkerKey>, &WorkerSession)],
+    ) -> Self {
+        let mut totals = Totals::default();
+        for (_, session) in sessions {
+            totals.add_session(&session.counters);
+        }
+        let difficulties = sessions
+            .iter()
+            .filter_map(|(_, session)| session.difficulty);
+        let names = sessions.iter().take(MOST_NAMES);
+        Self {
+            channel,
+            workers: names.map(|(key, _)| name(key)).collect(),
+            difficulty: difficulties.reduce(f64::max),
+            hashrate,
+            shares: Shares::from(&totals.counters),
+        }
     }
 }
 
-/// One peer, what all sessions of its name did, and whose series make up its hashrate.
-pub(crate) fn peer(
-    board: &Board,
-    now: Now,
-    key: &SenderKey,
-    id: u64,
-) -> Option<(Peer, Shares, Option<Subjects>)> {
-    let (key, sender) = board.state().senders().find(|(known, _)| *known == key)?;
-    let session = sender.peers.get(&id)?;
-    let crowd = Crowd::of(sender);
-    let place = Place {
-        board,
-        now,
-        key,
-        sender,
-        session,
-    };
-    let lifetime = sender.peer_totals(&PeerName::of(&session.peer));
-    Some((
-        peer_row(&place, &crowd),
-        Shares::from(&lifetime.counters),
-        crowd.subjects(session),
-    ))
-}
-
-fn peer_row(at: &Place<'_>, crowd: &Crowd<'_>) -> Peer {
+fn peer_row(at: &Place<'_>) -> Peer {
     let (peer, state) = (&at.session.peer, &at.session.state);
-    let workers = crowd.workers(peer.peer);
+    let workers = at.sender.workers_of(peer.peer);
     let difficulties = workers.iter().flat_map(|(_, worker)| {
-        let own = |((id, _), session): (&(u64, u32), &crate::state::WorkerSession)| {
+        let own = |((id, _), session): (&(u64, u32), &WorkerSession)| {
             (*id == peer.peer).then_some(session.difficulty)?
         };
         worker.sessions.iter().filter_map(own)
     });
-    let mut names: Vec<_> = workers
-        .iter()
-        .take(MOST_NAMES)
-        .map(|(key, _)| name(key))
-        .collect();
-    names.sort_unstable();
+    let names = workers.iter().take(MOST_NAMES);
+    let names = names.map(|(key, _)| name(key)).collect();
     Peer {
         role: at.key.role.clone(),
         service: at.key.name.clone(),
@@ -314,7 +378,7 @@ fn peer_row(at: &Place<'_>, crowd: &Crowd<'_>) -> Peer {
         channels: state.channels,
         difficulty: state.difficulty.or_else(|| difficulties.reduce(f64::max)),
         workers: names,
-        hashrate: Hashrates::of(|window| crowd.hashrate(at, window)),
+        hashrate: Hashrates::of(|window| at.hashrate(window)),
         shares: Shares::from(&state.counters),
         heard: at.sender.link(at.now) == Link::Up,
     }
@@ -340,47 +404,75 @@ fn name(key: &WorkerKey) -> String {
     }
 }
 
-pub(crate) fn workers(board: &Board, now: Now, roles: &[&str], list: &List) -> Page<WorkerRow> {
+/// All workers with what they are sorted by.
+pub(crate) fn all_workers(
+    board: &Board,
+    now: Now,
+    roles: &[&str],
+    sort: Sort,
+) -> Unsorted<WorkerId> {
     let mut rows = Vec::new();
     for (sender, known) in counted(board, roles) {
-        let heard = known.link(now) == Link::Up;
-        for (key, worker) in known.workers() {
-            if list.finds(&[&key.account, &key.worker]) || list.finds(&[&name(key)]) {
-                let number = worker_number(board, now, sender, (key, worker), list.sort);
-                rows.push((number, sender, key, worker, heard));
-            }
-        }
+        let shared = Arc::new(sender.clone());
+        let rates = board.rates(sender);
+        rows.extend(known.workers().iter().map(|(key, worker)| {
+            let id = WorkerId {
+                worker: Arc::clone(key),
+                sender: Arc::clone(&shared),
+            };
+            let number = worker_number(rates, now, (key, worker), sort);
+            (By::Number(number), id)
+        }));
     }
-    list.page(
-        rows,
-        |(a, _, one, ..), (b, _, other, ..)| match a.total_cmp(b) {
-            Ordering::Equal => one.cmp(other),
-            order => order,
-        },
-        |(_, sender, key, worker, heard)| WorkerRow {
-            role: sender.role.clone(),
-            service: sender.name.clone(),
-            account: key.account.clone(),
-            worker: key.worker.clone(),
-            sessions: worker.sessions.len(),
-            difficulty: worker
-                .sessions
-                .values()
-                .max_by_key(|session| session.since_ms)
-                .and_then(|session| session.difficulty),
-            hashrate: Hashrates::of(|window| board.hashrate(now, sender, Of::Worker(key), window)),
-            shares: Shares::from(&worker.totals().counters),
-            heard,
-        },
-    )
+    rows
+}
+
+impl List {
+    /// Those of an order that are looked for; nobody has to wait for that.
+    pub(crate) fn found(&self, order: &Arc<[WorkerId]>) -> Arc<[WorkerId]> {
+        if self.search.is_empty() {
+            return Arc::clone(order);
+        }
+        let finds = |id: &&WorkerId| {
+            let key = &id.worker;
+            self.finds(&[&key.account, &key.worker]) || self.finds(&[&name(key)])
+        };
+        order.iter().filter(finds).cloned().collect()
+    }
+}
+
+/// A page of the workers in this order.
+pub(crate) fn workers(board: &Board, now: Now, order: &[WorkerId], list: &List) -> Page<WorkerRow> {
+    list.page(order.iter(), |id| worker_row(board, now, id))
+}
+
+fn worker_row(board: &Board, now: Now, id: &WorkerId) -> Option<WorkerRow> {
+    let sender = board.state().sender(&id.sender)?;
+    let worker = sender.workers().get(&id.worker)?;
+    let newest = worker
+        .sessions
+        .values()
+        .max_by_key(|session| session.since_ms);
+    let rates = board.rates(&id.sender);
+    let of = Of::Worker(&id.worker);
+    Some(WorkerRow {
+        role: id.sender.role.clone(),
+        service: id.sender.name.clone(),
+        account: id.worker.account.clone(),
+        worker: id.worker.worker.clone(),
+        sessions: worker.sessions.len(),
+        difficulty: newest.and_then(|session| session.difficulty),
+        hashrate: Hashrates::of(|window| rates.hashrate(now, of, window)),
+        shares: Shares::from(&worker.totals().counters),
+        heard: sender.link(now) == Link::Up,
+    })
 }
 
 /// What it is sorted by. Sums are made here without making a map for each of thousands.
 #[allow(clippy::cast_precision_loss)]
 fn worker_number(
-    board: &Board,
+    rates: Rates<'_>,
     now: Now,
-    sender: &SenderKey,
     (key, worker): (&WorkerKey, &Worker),
     sort: Sort,
 ) -> f64 {
@@ -388,8 +480,8 @@ fn worker_number(
     let mut all = open.chain([&worker.ended.counters]);
     match sort {
         Sort::Name => 0.0,
-        Sort::Hashrate => board
-            .hashrate(now, sender, Of::Worker(key), Window::TenMinutes)
+        Sort::Hashrate => rates
+            .hashrate(now, Of::Worker(key), Window::TenMinutes)
             .unwrap_or(-1.0),
         Sort::Accepted => all.map(|counters| counters.accepted as f64).sum(),
         Sort::Rejected => all.map(|counters| counters.rejected() as f64).sum(),
