@@ -23,6 +23,9 @@ use bench_pool::{Result, subject::Subject};
 use report::Figures;
 use throughput::Load;
 
+/// On each channel, at most, where a load is measured again and again.
+const SHARES_A_ROUND: usize = 1500;
+
 /// Measures pools under load.
 #[derive(Debug, Parser)]
 struct Options {
@@ -57,8 +60,8 @@ struct Options {
     /// Shares for the latency of the acknowledgement
     #[arg(long, default_value_t = 2000)]
     single_shares: usize,
-    /// Times that the load is measured with and without a stats service
-    #[arg(long, default_value_t = 3)]
+    /// Times that the load is measured with and without a stats service; six and more have an interval
+    #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Connections that send none
     #[arg(long, default_value_t = 2000)]
@@ -145,6 +148,9 @@ async fn measure_one(
         // SRI's has no stats service to tell.
         "stats" if matches!(subject, Subject::Sri(_)) => {}
         "stats" => {
+            // Many short rounds tell more than a few long ones.
+            let shares = load.shares.min(SHARES_A_ROUND) / load.batch * load.batch;
+            let load = Load { shares, ..load };
             let told = told::measure(subject, load, options.rounds.max(1)).await?;
             figures.told = Some(told);
         }

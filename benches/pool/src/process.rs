@@ -27,18 +27,29 @@ pub struct Memory {
     pub mapped: u64,
 }
 
-/// Processor time by thread.
+/// Processor time by thread, with the thread's name.
 #[derive(Debug)]
-pub struct ProcessorTimes(HashMap<OsString, Duration>);
+pub struct ProcessorTimes(HashMap<OsString, (String, Duration)>);
 
 impl ProcessorTimes {
     /// What was used since `before`. Threads that have ended meanwhile are not counted; pools keep theirs.
     #[must_use]
     pub fn since(&self, before: &Self) -> Duration {
-        self.0
-            .iter()
-            .map(|(thread, time)| {
-                time.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
+        self.used(before, |_| true)
+    }
+
+    /// The same of threads with this name.
+    #[must_use]
+    pub fn since_of(&self, before: &Self, name: &str) -> Duration {
+        self.used(before, |known| known == name)
+    }
+
+    fn used(&self, before: &Self, counts: impl Fn(&str) -> bool) -> Duration {
+        let threads = self.0.iter().filter(|(_, (name, _))| counts(name));
+        threads
+            .map(|(thread, (_, time))| {
+                let before = before.0.get(thread).map(|(_, before)| *before);
+                time.saturating_sub(before.unwrap_or_default())
             })
             .sum()
     }
@@ -84,7 +95,9 @@ impl Process {
                 continue;
             };
             let nanoseconds = text.split_whitespace().next().unwrap_or_default().parse()?;
-            times.insert(thread.file_name(), Duration::from_nanos(nanoseconds));
+            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+            let named = (name.trim().to_owned(), Duration::from_nanos(nanoseconds));
+            times.insert(thread.file_name(), named);
         }
         Ok(ProcessorTimes(times))
     }

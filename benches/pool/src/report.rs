@@ -8,11 +8,11 @@ use crate::{
     crowd::Crowd,
     latency::Latency,
     throughput::Throughput,
-    told::{Cost, Told},
+    told::{Compared, Interval, Told},
 };
 
 /// What is to be reached, in the table's own words (`docs/benchmarks.md`).
-const AIMS: [(&str, &str); 13] = [
+const AIMS: [(&str, &str); 15] = [
     ("CPU per accepted share, µs", "6"),
     ("accepted shares per second", "200000"),
     ("acknowledgement, p50, ms", "5 (commit interval) + 1"),
@@ -24,8 +24,16 @@ const AIMS: [(&str, &str); 13] = [
     ("virtual memory per idle connection, kB", "64"),
     ("with a stats service: CPU per share, % more", "1"),
     ("with a stats service: shares per second, % less", "1"),
+    (
+        "with a stats service: % of the CPU by the thread that tells it",
+        "1",
+    ),
     ("with one that never reads: CPU per share, % more", "1"),
     ("with one that never reads: shares per second, % less", "1"),
+    (
+        "with one that never reads: % of the CPU by the thread that tells it",
+        "1",
+    ),
 ];
 
 /// The figures of one pool. What could not be measured is absent, and `failures` says why.
@@ -86,25 +94,31 @@ impl Figures {
     }
 
     /// In the order of [`AIMS`].
-    fn row(&self) -> [Option<f64>; AIMS.len()] {
+    fn row(&self) -> [String; AIMS.len()] {
+        let told = self.told.as_ref();
+        let [attentive, deaf] = [
+            told.map(|told| &told.attentive),
+            told.map(|told| &told.deaf),
+        ];
+        let cpu = |with: Option<&Compared>| within(with.map(|with| with.more_cpu_percent));
+        let shares = |with: Option<&Compared>| within(with.map(|with| with.fewer_shares_percent));
+        let telling = |with: Option<&Compared>| cell(with.map(|with| with.cost.telling_percent));
         [
-            self.cpu_per_share_us,
-            self.shares_per_second,
-            self.acknowledgement_p50_ms,
-            self.acknowledgement_p99_ms,
-            self.cpu_per_share_one_in_flight_us,
-            self.block_first_ms,
-            self.block_last_ms,
-            self.resident_kb_per_connection,
-            self.virtual_kb_per_connection,
-            self.told
-                .as_ref()
-                .map(|told| more_cpu(told, told.attentive)),
-            self.told
-                .as_ref()
-                .map(|told| fewer_shares(told, told.attentive)),
-            self.told.as_ref().map(|told| more_cpu(told, told.deaf)),
-            self.told.as_ref().map(|told| fewer_shares(told, told.deaf)),
+            cell(self.cpu_per_share_us),
+            cell(self.shares_per_second),
+            cell(self.acknowledgement_p50_ms),
+            cell(self.acknowledgement_p99_ms),
+            cell(self.cpu_per_share_one_in_flight_us),
+            cell(self.block_first_ms),
+            cell(self.block_last_ms),
+            cell(self.resident_kb_per_connection),
+            cell(self.virtual_kb_per_connection),
+            cpu(attentive),
+            shares(attentive),
+            telling(attentive),
+            cpu(deaf),
+            shares(deaf),
+            telling(deaf),
         ]
     }
 }
@@ -120,20 +134,21 @@ pub(crate) fn table(all: &[Figures]) -> String {
     lines[1] += "---|";
     let rows: Vec<_> = all.iter().map(Figures::row).collect();
     for (at, (name, aim)) in AIMS.iter().enumerate() {
-        let cells: Vec<String> = rows.iter().map(|row| cell(row[at])).collect();
+        let cells: Vec<&str> = rows.iter().map(|row| &*row[at]).collect();
         lines.push(format!("| {name} | {} | {aim} |", cells.join(" | ")));
     }
     lines.join("\n")
 }
 
-/// In per cent.
-fn more_cpu(told: &Told, cost: Cost) -> f64 {
-    (cost.cpu_per_share_us / told.without.cpu_per_share_us - 1.0) * 100.0
-}
-
-/// In per cent.
-fn fewer_shares(told: &Told, cost: Cost) -> f64 {
-    (1.0 - cost.shares_per_second / told.without.shares_per_second) * 100.0
+/// With what it is within.
+fn within(figure: Option<Interval>) -> String {
+    match figure {
+        Some(Interval {
+            median,
+            within: Some((low, high)),
+        }) => format!("{median:.2} ({low:.2} to {high:.2})"),
+        figure => cell(figure.map(|figure| figure.median)),
+    }
 }
 
 fn cell(figure: Option<f64>) -> String {

@@ -19,6 +19,9 @@ use bench_pool::{
 /// How long a pool may say nothing while shares wait for it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The name of the pool's thread that tells a stats service.
+const TELLING: &str = "stats";
+
 /// The load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
@@ -41,6 +44,8 @@ pub(crate) struct Throughput {
     pub(crate) wall: Duration,
     /// Of the pool alone.
     pub(crate) processor_time: Duration,
+    /// Of that, what the thread used that tells a stats service.
+    pub(crate) telling: Duration,
 }
 
 /// A connection with all its shares sealed, batch by batch.
@@ -74,6 +79,7 @@ pub(crate) async fn measure(pool: &Pool, load: Load) -> Result<Throughput> {
         rejected: BTreeMap::new(),
         wall: Duration::ZERO,
         processor_time: Duration::ZERO,
+        telling: Duration::ZERO,
     };
     for one in running {
         let (accepted, rejected) = one.await??;
@@ -83,7 +89,9 @@ pub(crate) async fn measure(pool: &Pool, load: Load) -> Result<Throughput> {
         }
     }
     result.wall = start.elapsed();
-    result.processor_time = pool.process.processor_times()?.since(&before);
+    let after = pool.process.processor_times()?;
+    result.processor_time = after.since(&before);
+    result.telling = after.since_of(&before, TELLING);
     Ok(result)
 }
 

@@ -24,13 +24,14 @@ enum Service {
     Deaf,
 }
 
-/// The medians of all rounds.
+/// What was found in all rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Told {
     pub(crate) rounds: usize,
+    /// Medians.
     pub(crate) without: Cost,
-    pub(crate) attentive: Cost,
-    pub(crate) deaf: Cost,
+    pub(crate) attentive: Compared,
+    pub(crate) deaf: Compared,
 }
 
 /// What shares cost.
@@ -38,6 +39,24 @@ pub(crate) struct Told {
 pub(crate) struct Cost {
     pub(crate) cpu_per_share_us: f64,
     pub(crate) shares_per_second: f64,
+    /// Of the processor time, what the thread used that tells the service.
+    pub(crate) telling_percent: f64,
+}
+
+/// What shares cost with a service, and beside the run of the same round without one.
+#[derive(Debug, Serialize)]
+pub(crate) struct Compared {
+    /// Medians.
+    pub(crate) cost: Cost,
+    pub(crate) more_cpu_percent: Interval,
+    pub(crate) fewer_shares_percent: Interval,
+}
+
+/// The median of all rounds, and what the true one is in with 95 %; nothing of that where there are fewer than six rounds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Interval {
+    pub(crate) median: f64,
+    pub(crate) within: Option<(f64, f64)>,
 }
 
 pub(crate) async fn measure(subject: &Subject, load: Load, rounds: usize) -> Result<Told> {
@@ -49,13 +68,14 @@ pub(crate) async fn measure(subject: &Subject, load: Load, rounds: usize) -> Res
             let at = (place + round) % services.len();
             costs[at].push(cost(subject, load, services[at]).await?);
         }
+        eprintln!("round {} of {rounds}", round + 1);
     }
-    let [without, attentive, deaf] = costs.map(median);
+    let [without, attentive, deaf] = costs;
     Ok(Told {
         rounds,
-        without,
-        attentive,
-        deaf,
+        attentive: Compared::new(&attentive, &without),
+        deaf: Compared::new(&deaf, &without),
+        without: Cost::median(&without),
     })
 }
 
@@ -74,21 +94,75 @@ async fn cost(subject: &Subject, load: Load, service: Service) -> Result<Cost> {
         task.abort();
     }
     let accepted = result.accepted as f64;
+    let processor_time = result.processor_time.as_secs_f64();
     Ok(Cost {
-        cpu_per_share_us: result.processor_time.as_secs_f64() * 1e6 / accepted,
+        cpu_per_share_us: processor_time * 1e6 / accepted,
         shares_per_second: accepted / result.wall.as_secs_f64(),
+        telling_percent: result.telling.as_secs_f64() / processor_time * 100.0,
     })
 }
 
-fn median(mut costs: Vec<Cost>) -> Cost {
-    let mut middle = |value: fn(&Cost) -> f64| {
-        costs.sort_by(|a, b| value(a).total_cmp(&value(b)));
-        value(&costs[costs.len() / 2])
-    };
-    Cost {
-        cpu_per_share_us: middle(|cost| cost.cpu_per_share_us),
-        shares_per_second: middle(|cost| cost.shares_per_second),
+impl Cost {
+    fn median(costs: &[Self]) -> Self {
+        let middle = |value: fn(&Self) -> f64| {
+            let values = costs.iter().map(value).collect();
+            Interval::of(values).median
+        };
+        Self {
+            cpu_per_share_us: middle(|cost| cost.cpu_per_share_us),
+            shares_per_second: middle(|cost| cost.shares_per_second),
+            telling_percent: middle(|cost| cost.telling_percent),
+        }
     }
+}
+
+impl Compared {
+    /// Round by round, so that what a machine does for a while is in both.
+    fn new(with: &[Cost], without: &[Cost]) -> Self {
+        let pairs = || with.iter().zip(without);
+        let more_cpu = |(with, without): (&Cost, &Cost)| {
+            (with.cpu_per_share_us / without.cpu_per_share_us - 1.0) * 100.0
+        };
+        let fewer_shares = |(with, without): (&Cost, &Cost)| {
+            (1.0 - with.shares_per_second / without.shares_per_second) * 100.0
+        };
+        Self {
+            cost: Cost::median(with),
+            more_cpu_percent: Interval::of(pairs().map(more_cpu).collect()),
+            fewer_shares_percent: Interval::of(pairs().map(fewer_shares).collect()),
+        }
+    }
+}
+
+impl Interval {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let count = values.len();
+        let left_out = left_out(count);
+        Self {
+            median: (values[(count - 1) / 2] + values[count / 2]) / 2.0,
+            within: left_out.map(|out| (values[out], values[count - 1 - out])),
+        }
+    }
+}
+
+/// How many of so many values can be left out at each end, so that the median is between the rest with 95 %: each value is
+/// above it or below it like a coin, whatever the values' distribution is.
+fn left_out(count: usize) -> Option<usize> {
+    // The chance that exactly `out` of them are below the median, and that so many or fewer are.
+    let mut chance = 0.5f64.powi(i32::try_from(count).ok()?);
+    let (mut sum, mut out) = (0.0, None);
+    for below in 0..count {
+        sum += chance;
+        if sum > 0.025 {
+            break;
+        }
+        out = Some(below);
+        #[allow(clippy::cast_precision_loss, reason = "a few rounds")]
+        let (left, next) = ((count - below) as f64, (below + 1) as f64);
+        chance *= left / next;
+    }
+    out
 }
 
 async fn serve(service: Service) -> Result<(SocketAddr, AbortHandle)> {
@@ -136,5 +210,29 @@ async fn listen(mut stream: TcpStream, service: Service) -> Result<()> {
             // The connection stays.
             tokio::time::sleep(Duration::from_secs(3600)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tables of the sign test have the same.
+    #[test]
+    fn an_interval_leaves_out_as_many_as_the_binomial_distribution_allows() {
+        let tabled = [
+            (5, None),
+            (6, Some(0)),
+            (9, Some(1)),
+            (12, Some(2)),
+            (20, Some(5)),
+        ];
+        for (count, out) in tabled {
+            assert_eq!(left_out(count), out, "{count}");
+        }
+        let interval = Interval::of((1..=9).rev().map(f64::from).collect());
+        assert_eq!(interval.median, 5.0);
+        assert_eq!(interval.within, Some((2.0, 8.0)));
+        assert_eq!(Interval::of(vec![1.0, 4.0]).median, 2.5);
     }
 }
