@@ -117,6 +117,21 @@ impl fmt::Debug for Endpoints {
     }
 }
 
+/// A port for pages that is open, or none where it is switched off: for a role that has to know that it has its ports before it
+/// does something else.
+#[derive(Debug)]
+pub struct Port(Option<Listener>);
+
+impl Port {
+    /// Opens the port, if there is to be one; nobody is answered yet.
+    ///
+    /// # Errors
+    /// [`listener::Error`], naming the address.
+    pub fn open(address: Address) -> Result<Self, listener::Error> {
+        listen(address, PAGE_CONNECTIONS).map(Self)
+    }
+}
+
 /// The HTTP server of a role whose port is open, or one that is switched off.
 #[derive(Debug)]
 pub struct Server {
@@ -142,19 +157,13 @@ impl Server {
     }
 
     /// The same for a role that also has pages; what is not of the operators' they answer.
-    ///
-    /// # Errors
-    /// [`listener::Error`], naming the address.
-    pub fn bind_with_pages(
-        address: Address,
-        endpoints: Endpoints,
-        pages: Router,
-    ) -> Result<Self, listener::Error> {
-        Ok(Self {
-            listener: listen(address, PAGE_CONNECTIONS)?,
+    #[must_use]
+    pub fn with_pages(port: Port, endpoints: Endpoints, pages: Router) -> Self {
+        Self {
+            listener: port.0,
             service: router(endpoints).merge(pages),
             exchange_timeout: PAGE_TIMEOUT,
-        })
+        }
     }
 
     /// Where it listens; nowhere if it is switched off.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use service::http::{self, prometheus};
 use service::listener::{self, Listener};
+use service::tls::{Certificate, reload_on_hangup};
 use storage::Health;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -34,6 +35,7 @@ pub use view::View;
 use crate::web;
 use connection::Shared;
 use metrics::Counters;
+use tls::Door;
 use writer::{Opened, Writer};
 
 /// What is not committed so long after the stop is given up; nothing of it was acknowledged.
@@ -64,6 +66,9 @@ pub enum Error {
         "another service has been started with the same database; give this one another storage.url"
     )]
     TakenOver,
+    /// The system lets nobody hear of SIGHUP.
+    #[error("cannot listen for signals: {0}")]
+    Signal(std::io::Error),
     /// A metric's name, which is a mistake of ours.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -74,7 +79,7 @@ pub struct Receiver<R> {
     config: Config<R>,
     listener: Listener,
     http: http::Server,
-    acceptor: Option<tokio_rustls::TlsAcceptor>,
+    door: Option<Arc<Door>>,
     writer: Writer,
     shared: Arc<Shared>,
     view: View,
@@ -87,9 +92,11 @@ impl<R: Role> Receiver<R> {
     /// [`Error`]
     pub async fn bind(config: Config<R>) -> Result<Self, Error> {
         config.validate()?;
-        let acceptor = config.tls.acceptor()?;
+        let door = config.tls.door()?;
         let token = config.token()?;
+        // Whoever has one of the ports may have the database, too, and goes on with it.
         let listener = Listener::bind(config.listen_address, &config.limits)?;
+        let port = http::Port::open(config.http_address)?;
         let place = config.storage.place(R::NAME)?;
         let opened = Opened::open(place, &config.expected).await?;
         let counters = Arc::<Counters>::default();
@@ -102,7 +109,7 @@ impl<R: Role> Receiver<R> {
             problem,
         })?;
         let pages = web::router(R::PAGES, R::NAME, view.clone(), guard, config.web.clone());
-        let http = http::Server::bind_with_pages(config.http_address, endpoints, pages)?;
+        let http = http::Server::with_pages(port, endpoints, pages);
         let shared = Arc::new(Shared {
             orders,
             health: view.health(),
@@ -117,7 +124,7 @@ impl<R: Role> Receiver<R> {
             config,
             listener,
             http,
-            acceptor,
+            door,
             writer,
             shared,
             view,
@@ -134,6 +141,11 @@ impl<R: Role> Receiver<R> {
         self.http.local_addr()
     }
 
+    /// What senders over TLS are shown, for whoever has it read again; SIGHUP does.
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.door.as_ref().map(|door| door.certificate())
+    }
+
     /// What is known, for whoever shows it.
     pub fn view(&self) -> View {
         self.view.clone()
@@ -144,11 +156,14 @@ impl<R: Role> Receiver<R> {
     /// # Errors
     /// [`Error::TakenOver`]
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let reload =
+            reload_on_hangup(self.certificate(), shutdown.clone()).map_err(Error::Signal)?;
+        tokio::spawn(reload);
         let Self {
             config,
             mut listener,
             http,
-            acceptor,
+            door,
             writer,
             shared,
             mut view,
@@ -160,7 +175,7 @@ impl<R: Role> Receiver<R> {
         let writing = tokio::spawn(writer.run());
         info!(
             address = %listener.local_addr(),
-            tls = acceptor.is_some(),
+            tls = door.is_some(),
             storage = config.storage.shown(R::NAME),
             "{} listens", R::NAME
         );
@@ -171,8 +186,8 @@ impl<R: Role> Receiver<R> {
                 () = shutdown.cancelled() => break Ok(()),
                 () = view.taken_over() => break Err(Error::TakenOver),
                 accepted = listener.accept() => {
-                    let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
-                    connections.spawn(connection::serve(accepted, acceptor, shared, stop.clone()));
+                    let (door, shared) = (door.clone(), Arc::clone(&shared));
+                    connections.spawn(connection::serve(accepted, door, shared, stop.clone()));
                 }
                 Some(ended) = connections.join_next(), if !connections.is_empty() => {
                     if let Err(error) = ended {

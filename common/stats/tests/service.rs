@@ -2,6 +2,7 @@
 #![cfg(all(feature = "service", feature = "sender"))]
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "other tests need the rest")]
 mod support;
 
 use std::{

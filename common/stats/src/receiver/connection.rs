@@ -14,7 +14,6 @@ use storage::Health;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -22,6 +21,7 @@ use super::config::Secret;
 use super::metrics::Counters;
 use super::order::{Order, Peer, Progress};
 use super::problem;
+use super::tls::Door;
 use crate::state::{Refusal, heartbeat};
 
 /// What is read at once.
@@ -79,7 +79,7 @@ enum End {
 /// Serves one connection until it ends.
 pub(super) async fn serve(
     accepted: Accepted,
-    acceptor: Option<TlsAcceptor>,
+    door: Option<Arc<Door>>,
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) {
@@ -104,10 +104,10 @@ pub(super) async fn serve(
         () = stop.cancelled() => return,
     };
     let conversation = async {
-        match acceptor {
+        match door {
             None => converse(stream, peer, deadline, &shared).await,
-            Some(acceptor) => {
-                let handshake = Box::pin(acceptor.accept(stream));
+            Some(door) => {
+                let handshake = Box::pin(door.handshake(stream));
                 match timeout_at(deadline, handshake).await {
                     Ok(Ok(stream)) => converse(stream, peer, deadline, &shared).await,
                     Ok(Err(error)) => End::Io(error),

@@ -4,10 +4,12 @@ use std::{
     io::ErrorKind,
     marker::PhantomData,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 pub(crate) use database::{Database, on_both};
+use service::tls::Certificate;
 use stats::{
     Now,
     board::Board,
@@ -48,6 +50,7 @@ pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) view: View,
+    pub(crate) certificate: Option<Arc<Certificate>>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Error>>,
     _threads: Threads,
@@ -95,6 +98,7 @@ impl Service {
             address: receiver.local_addr(),
             http: receiver.http_addr().unwrap(),
             view: receiver.view(),
+            certificate: receiver.certificate(),
             running: threads.spawn(receiver.run(stop.clone())),
             stop,
             _threads: Threads(Some(threads)),
