@@ -164,8 +164,8 @@ impl Service {
 fn sums(board: &Board) -> BTreeMap<SenderKey, Sums> {
     let senders = board.state().senders();
     let sums = senders.map(|(key, sender)| {
-        let workers = sender.workers.iter();
-        let workers = workers.map(|(key, worker)| (key.clone(), worker.totals()));
+        let workers = sender.workers().iter();
+        let workers = workers.map(|(key, worker)| (WorkerKey::clone(key), worker.totals()));
         // A worker without work and sessions is not stored.
         let workers = workers.filter(|(_, totals)| totals.counters.work > Work(0));
         let sums = Sums {

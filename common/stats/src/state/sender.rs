@@ -171,12 +171,22 @@ impl Sender {
         self.workers.of(peer)
     }
 
+    /// Names of a peer's workers, each once for every channel that it works on.
+    pub fn names_of(&self, peer: u64) -> impl Iterator<Item = &Arc<WorkerKey>> {
+        self.workers.names_of(peer)
+    }
+
     /// Channels of a peer with who works on them, in the order of their numbers.
     pub fn channels_of(
         &self,
         peer: u64,
     ) -> impl Iterator<Item = (u32, impl Iterator<Item = (&Arc<WorkerKey>, &WorkerSession)>)> {
         self.workers.channels_of(peer)
+    }
+
+    /// Connected peers by their protocols.
+    pub fn protocols(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.names.protocols()
     }
 
     /// Connected peers that share a name.

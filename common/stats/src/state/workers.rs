@@ -86,6 +86,11 @@ impl Workers {
             .collect()
     }
 
+    pub(super) fn names_of(&self, peer: u64) -> impl Iterator<Item = &Arc<WorkerKey>> {
+        let channels = self.open_of.get(&peer).into_iter();
+        channels.flat_map(BTreeMap::values).flatten()
+    }
+
     pub(super) fn channels_of(
         &self,
         peer: u64,

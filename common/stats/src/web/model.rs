@@ -246,7 +246,7 @@ pub(super) fn counted<'a>(
 
 pub(super) fn overview(board: &Board, now: Now, roles: &[&str]) -> Overview {
     let mut shares = Totals::default();
-    let mut kinds = BTreeMap::new();
+    let mut kinds = BTreeMap::<&str, usize>::new();
     let (mut workers, mut workers_active) = (0, 0);
     let mut template: Option<&stats_events::Template> = None;
     for (_, sender) in counted(board, roles) {
@@ -256,8 +256,7 @@ pub(super) fn overview(board: &Board, now: Now, roles: &[&str]) -> Overview {
         if sender.link(now) != Link::Down {
             workers_active += sender.workers_active();
             for session in sender.peers.values() {
-                let kind = peers::kind(&session.peer).to_owned();
-                *kinds.entry(kind).or_default() += 1;
+                *kinds.entry(peers::kind(&session.peer)).or_default() += 1;
             }
         }
         let newest = template.map_or(0, |template| template.received_at_ms);
@@ -274,7 +273,10 @@ pub(super) fn overview(board: &Board, now: Now, roles: &[&str]) -> Overview {
         at_ms: now.unix_ms,
         hashrate: Hashrates::of(hashrate),
         shares: Shares::from(&shares.counters),
-        peers: kinds,
+        peers: kinds
+            .into_iter()
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
         workers_active,
         workers,
         template: template.map(Template::from),

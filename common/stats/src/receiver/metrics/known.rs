@@ -72,11 +72,8 @@ impl Known {
             }
             let link = sender.link(now);
             if counts && link != Link::Down {
-                for session in sender.peers.values() {
-                    *known
-                        .peers
-                        .entry(protocol(&session.peer.protocol))
-                        .or_default() += 1;
+                for (said, count) in sender.protocols() {
+                    *known.peers.entry(protocol(said)).or_default() += count;
                 }
             }
             let age = |at_ms: u64| seconds(now.unix_ms.saturating_sub(at_ms));

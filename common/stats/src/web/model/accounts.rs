@@ -68,18 +68,18 @@ pub(crate) fn accounts(board: &Board, now: Now, roles: &[&str], list: &List) -> 
         let number = number(board, now, &account, list.sort);
         (number, name, account)
     });
-    list.page(
-        rows.collect(),
-        |(a, one, _), (b, other, _)| a.total_cmp(b).then_with(|| one.cmp(other)),
-        |(_, name, account)| AccountRow {
-            account: name.to_owned(),
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort_unstable_by(|(a, one, _), (b, other, _)| a.total_cmp(b).then_with(|| one.cmp(other)));
+    list.page(rows.iter(), |(_, name, account)| {
+        Some(AccountRow {
+            account: (*name).to_owned(),
             workers_active: account.active,
             workers: account.workers.len(),
             ten_minutes: account.hashrate(board, now, Window::TenMinutes),
             day: account.hashrate(board, now, Window::Day),
             shares: Shares::from(&account.totals().counters),
-        },
-    )
+        })
+    })
 }
 
 /// What it is sorted by.

@@ -125,7 +125,7 @@ impl List {
 }
 
 /// Whether a text has another one in it, which is in lower case. Most texts are ASCII, of which no copy is made.
-fn contains(text: &str, search: &str) -> bool {
+pub(super) fn contains(text: &str, search: &str) -> bool {
     if !text.is_ascii() {
         return text.to_lowercase().contains(search);
     }

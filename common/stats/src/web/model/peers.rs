@@ -6,6 +6,7 @@ use serde::Serialize;
 use stats_events::Peer as Introduction;
 use utoipa::ToSchema;
 
+use super::lists::contains;
 use super::ranking::{By, Unsorted};
 use super::{Hashrates, List, Page, Shares, Sort, counted};
 use crate::Now;
@@ -126,9 +127,8 @@ pub(crate) fn kind(peer: &Introduction) -> &'static str {
             &peer.firmware,
             &peer.user_agent,
         ];
-        let said = said.into_iter().flatten();
-        said.map(|text| text.to_lowercase())
-            .any(|text| text.contains("translator"))
+        let mut said = said.into_iter().flatten();
+        said.any(|text| contains(text, "translator"))
     };
     match &*peer.protocol {
         "sv1" => "SV1 miner",
@@ -162,6 +162,7 @@ pub(crate) struct WorkerId {
 }
 
 /// One peer, where it is.
+#[derive(Clone, Copy)]
 struct Place<'a> {
     now: Now,
     key: &'a SenderKey,
@@ -171,6 +172,12 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// Another one of the same sender.
+    fn beside(self, peer: u64) -> Option<Self> {
+        let session = self.sender.peers.get(&peer)?;
+        Some(Self { session, ..self })
+    }
+
     /// The peer's own series, unless another connection has the same name; then those of its workers, unless others work under
     /// the same names.
     fn subjects(&self) -> Option<Subjects> {
@@ -248,8 +255,21 @@ pub(crate) fn peers(board: &Board, now: Now, order: &[PeerId], list: &List) -> P
     if list.search.is_empty() {
         return list.page(order.iter(), |id| Some(peer_row(&place(id)?)));
     }
-    let found = |id: &&PeerId| place(id).is_some_and(|place| is_found(list, &place));
-    let found: Vec<&PeerId> = order.iter().filter(found).collect();
+    let mut found = Vec::new();
+    // Those of one sender follow each other for the most part, and none of them need look for it again.
+    let mut last: Option<(&Arc<SenderKey>, Place<'_>)> = None;
+    for id in order {
+        let at = match last.take() {
+            Some((sender, at)) if Arc::ptr_eq(sender, &id.sender) => at.beside(id.peer),
+            _ => place(id),
+        };
+        if let Some(at) = at {
+            if is_found(list, &at) {
+                found.push(id);
+            }
+            last = Some((&id.sender, at));
+        }
+    }
     list.page(found.iter(), |id| Some(peer_row(&place(id)?)))
 }
 
@@ -273,9 +293,8 @@ fn is_found(list: &List, at: &Place<'_>) -> bool {
     if texts.any(finds) {
         return true;
     }
-    let workers = at.sender.workers_of(peer.peer);
-    let finds = |(key, _): &(&Arc<WorkerKey>, &Worker)| list.finds(&[&key.account, &key.worker]);
-    workers.iter().any(finds)
+    let mut names = at.sender.names_of(peer.peer);
+    names.any(|key| list.finds(&[&key.account, &key.worker]))
 }
 
 /// What it is sorted by.
