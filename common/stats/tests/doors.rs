@@ -81,7 +81,7 @@ async fn connects(service: &Service, name: &str, files: &Files) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
-    let (database, files) = (Database::sqlite().unwrap(), Files::new());
+    let (database, files) = (Database::sqlite(), Files::new());
     files.issue();
     let mut config = config(&database);
     config.tls.certificate_file = Some(files.certificate());
@@ -108,7 +108,7 @@ async fn a_new_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_finds_a_port_taken_leaves_the_database_to_the_one_that_has_it() {
-    let database = Database::sqlite().unwrap();
+    let database = Database::sqlite();
     let one = Service::start(&database).await;
     let (mut client, _) = Client::connect(one.address, &hello("a", "1")).await;
     let same_senders = {
