@@ -437,8 +437,16 @@ impl Mining {
         }
     }
 
+    /// Where the channel is. Ids are given out one by one, so it is as far from the first as its id, less the channels
+    /// closed between them; a search from the middle would wait for the memory of a dozen others.
     fn position(&self, channel_id: u32) -> Option<usize> {
-        self.channels
+        let first = self.channels.first()?;
+        let furthest = usize::try_from(channel_id.checked_sub(first.id)?).ok()?;
+        let at = furthest.min(self.channels.len() - 1);
+        if self.channels[at].id == channel_id {
+            return Some(at);
+        }
+        self.channels[..at]
             .binary_search_by_key(&channel_id, |channel| channel.id)
             .ok()
     }
