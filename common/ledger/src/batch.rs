@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -56,8 +57,8 @@ impl Batch {
     pub(crate) fn add(&mut self, order: Order, names: &mut Names, waiting: &mut Waiting) {
         match order {
             Order::Work(bundle) => {
-                for entry in &bundle.entries {
-                    self.add_entry(bundle.minute, entry, names);
+                for entry in &bundle.turn.entries {
+                    self.add_entry(bundle.turn.minute, entry, names);
                 }
                 waiting.bundles.push(bundle);
             }
@@ -87,6 +88,14 @@ impl Batch {
 }
 
 impl Waiting {
+    /// How long each part has waited, and with how many shares.
+    pub(crate) fn waited(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let now = Instant::now();
+        self.bundles
+            .iter()
+            .map(move |bundle| bundle.turn.waited(now))
+    }
+
     /// The batch is durable.
     pub(crate) fn committed(self) {
         for bundle in &self.bundles {

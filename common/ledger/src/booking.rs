@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -37,12 +37,27 @@ pub(crate) enum Order {
 
 /// Work of one connection.
 pub(crate) struct Bundle {
+    pub turn: Turn,
+    line: Arc<Line>,
+    _held: OwnedSemaphorePermit,
+}
+
+/// What a connection books at a time.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    number: u64,
     /// Minutes since the Unix epoch.
     pub minute: i64,
     pub entries: Vec<Entry>,
-    number: u64,
-    line: Arc<Line>,
-    _held: OwnedSemaphorePermit,
+    booked_at: Instant,
+}
+
+impl Turn {
+    /// How long it has waited, and with how many shares.
+    pub(crate) fn waited(&self, now: Instant) -> (Duration, u64) {
+        let shares = self.entries.iter().map(|entry| entry.shares).sum();
+        (now.saturating_duration_since(self.booked_at), shares)
+    }
 }
 
 /// Tells whoever waits that the order has been carried out.
@@ -54,7 +69,9 @@ pub(crate) struct Receipt {
 impl Bundle {
     /// It is durable.
     pub(crate) fn committed(&self) {
-        self.line.committed.store(self.number, Ordering::Release);
+        self.line
+            .committed
+            .store(self.turn.number, Ordering::Release);
         self.line.changed.notify_one();
     }
 }
@@ -135,7 +152,7 @@ pub struct Booking {
     inbox: Inbox,
     line: Arc<Line>,
     /// Turns for which there was no room. While there are any, the connection is not to be read.
-    waiting: VecDeque<(u64, i64, Vec<Entry>)>,
+    waiting: VecDeque<Turn>,
     booked: u64,
     told: u64,
 }
@@ -162,12 +179,17 @@ impl Booking {
 
     /// Books the work of the turn with this number, which is above those before it and above zero.
     pub fn book(&mut self, number: u64, entries: Vec<Entry>) {
-        let minute = minute_now();
         self.booked = number;
         let weight = self.inbox.weight(entries.len());
+        let turn = Turn {
+            number,
+            minute: minute_now(),
+            entries,
+            booked_at: Instant::now(),
+        };
         match Arc::clone(&self.inbox.room).try_acquire_many_owned(weight) {
-            Ok(held) if self.waiting.is_empty() => self.send(number, minute, entries, held),
-            _ => self.waiting.push_back((number, minute, entries)),
+            Ok(held) if self.waiting.is_empty() => self.send(turn, held),
+            _ => self.waiting.push_back(turn),
         }
     }
 
@@ -192,18 +214,18 @@ impl Booking {
                 self.told = committed;
                 return committed;
             }
-            let Some((_, _, entries)) = self.waiting.front() else {
+            let Some(turn) = self.waiting.front() else {
                 self.line.changed.notified().await;
                 continue;
             };
-            let weight = self.inbox.weight(entries.len());
+            let weight = self.inbox.weight(turn.entries.len());
             let room = Arc::clone(&self.inbox.room).acquire_many_owned(weight);
             let room = tokio::select! {
                 () = self.line.changed.notified() => continue,
                 room = room => room,
             };
-            if let (Ok(held), Some((number, minute, entries))) = (room, self.waiting.pop_front()) {
-                self.send(number, minute, entries, held);
+            if let (Ok(held), Some(turn)) = (room, self.waiting.pop_front()) {
+                self.send(turn, held);
             }
             if self.waiting.is_empty() {
                 return self.told;
@@ -211,12 +233,10 @@ impl Booking {
         }
     }
 
-    fn send(&self, number: u64, minute: i64, entries: Vec<Entry>, held: OwnedSemaphorePermit) {
+    fn send(&self, turn: Turn, held: OwnedSemaphorePermit) {
         // If the writer has ended, nothing becomes durable and so nothing is acknowledged.
         let _ = self.inbox.orders.send(Order::Work(Bundle {
-            minute,
-            entries,
-            number,
+            turn,
             line: Arc::clone(&self.line),
             _held: held,
         }));

@@ -28,9 +28,18 @@ pub use report::{Minutes, Reader, Work};
 pub use storage::Health;
 
 use booking::Inbox;
+use service::http::Histogram;
 use storage::{Keeper, Url};
 use store::{Connection, Folded, Server};
 use writer::Writer;
+
+/// How long accepted shares have waited until they were durable, in seconds, by share.
+pub type Delays = Histogram<12>;
+
+/// Around the commit interval, and as far as it gets when a disk is busy.
+const DELAYS: Delays = Histogram::new(&[
+    0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
+]);
 
 /// The running ledger of one pool.
 #[derive(Debug)]
@@ -59,6 +68,7 @@ pub struct Opened {
     config: StorageConfig,
     url: Url,
     database: Keeper<Connection>,
+    delays: watch::Sender<Delays>,
 }
 
 impl Opened {
@@ -74,6 +84,7 @@ impl Opened {
             config: config.clone(),
             database: Keeper::new("the ledger", url.clone(), connection),
             url,
+            delays: watch::Sender::new(DELAYS),
         })
     }
 
@@ -81,6 +92,12 @@ impl Opened {
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.database.health()
+    }
+
+    /// How long shares have waited, as it is noted with each commit.
+    #[must_use]
+    pub fn delays(&self) -> watch::Receiver<Delays> {
+        self.delays.subscribe()
     }
 
     /// Counts this start of the server, after which an earlier one that still runs can write no more, and folds what
@@ -93,6 +110,7 @@ impl Opened {
             config,
             url,
             mut database,
+            delays,
         } = self;
         let id = server_id.into();
         let connection = database.connection().await?;
@@ -108,7 +126,7 @@ impl Opened {
         }
         let (inbox, outlet) = booking::queue(config.queue);
         let health = database.health();
-        let writer = Writer::new(&config, database, server, outlet);
+        let writer = Writer::new(&config, database, server, outlet, delays);
         Ok(Ledger {
             inbox,
             health,

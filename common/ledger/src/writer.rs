@@ -3,11 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use storage::Keeper;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tracing::error;
 
 use crate::{
-    StorageConfig,
+    Delays, StorageConfig,
     batch::{Batch, Names, Waiting},
     block::now_ms,
     booking::{Order, Outlet},
@@ -29,6 +32,7 @@ pub(crate) struct Writer {
     database: Keeper<Connection>,
     server: Server,
     orders: Outlet,
+    delays: watch::Sender<Delays>,
     interval: Duration,
     minutes_kept: i64,
     names: Names,
@@ -50,12 +54,14 @@ impl Writer {
         database: Keeper<Connection>,
         server: Server,
         orders: Outlet,
+        delays: watch::Sender<Delays>,
     ) -> Self {
         let now = Instant::now();
         Self {
             database,
             server,
             orders,
+            delays,
             interval: config.commit_interval(),
             minutes_kept: i64::from(config.minutes_kept_hours) * 60,
             names: Names::new(config.workers_per_account),
@@ -140,6 +146,7 @@ impl Writer {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        self.note_delays(&waiting);
         waiting.committed();
         let now = Instant::now();
         let fold_at = self.next_fold.get_or_insert(now + FOLD_INTERVAL);
@@ -149,6 +156,16 @@ impl Writer {
             *fold_at = now;
         }
         Ok(())
+    }
+
+    /// One writer notes those of all connections, and shares a lock with nobody but who reads them.
+    fn note_delays(&self, waiting: &Waiting) {
+        self.delays.send_modify(|delays| {
+            for (delay, shares) in waiting.waited() {
+                let shares = u32::try_from(shares).unwrap_or(u32::MAX);
+                delays.observe_many(delay.as_secs_f64(), shares);
+            }
+        });
     }
 
     /// Folds the oldest batches of the journal; whether it is worth while to go on at once.

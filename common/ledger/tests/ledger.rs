@@ -10,7 +10,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use database::{Database, on_both};
-use ledger::{Block, BlockState, Entry, Error, Health, Ledger, Minutes, Reader, StorageConfig};
+use ledger::{
+    Block, BlockState, Entry, Error, Health, Ledger, Minutes, Opened, Reader, StorageConfig,
+};
 
 fn config(database: &Database) -> StorageConfig {
     StorageConfig {
@@ -63,6 +65,22 @@ on_both! {
         drop(booking);
         close(ledger).await;
         assert_eq!(all_work(&database).await, expected);
+    }
+
+    async fn how_long_a_share_has_waited_is_counted_once_for_each(database) {
+        let opened = Opened::open(&config(&database)).await.unwrap();
+        let delays = opened.delays();
+        let ledger = opened.start(1).await.unwrap();
+        let mut booking = ledger.booking();
+        let lock = database.lock("servers").await;
+        booking.book(1, vec![entry("alice", "rig", 2, 1), entry("bob", "", 1, 5)]);
+        booking.book(2, vec![entry("alice", "rig", 4, 1)]);
+        assert_eq!(delays.borrow().count(), 0);
+        drop(lock);
+        while booking.progress().await < 2 {}
+        assert_eq!(delays.borrow().count(), 7);
+        drop(booking);
+        close(ledger).await;
     }
 
     async fn every_start_has_a_number_of_its_own(database) {

@@ -93,7 +93,7 @@ impl Pool {
             templates::start_all(&config.template, &config.failover, templates_stop.clone())?;
         let handshakes = Arc::new(Gate::new(config.handshakes_at_a_time()));
         let counters = Arc::new(Counters::new(listener.counters(), Arc::clone(&handshakes)));
-        let status = StatusHandle::new(Arc::clone(&counters), templates.clone(), ledger.health());
+        let status = StatusHandle::new(Arc::clone(&counters), templates.clone(), &ledger);
         let accounts = config.accounts.rules()?;
         let http = Server::bind(config.http_address, metrics::endpoints(&status)?)?;
         // Last, because it ends another process with this server_id.

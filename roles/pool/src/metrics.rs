@@ -11,7 +11,14 @@ pub(crate) fn endpoints(status: &StatusHandle) -> Result<Endpoints, prometheus::
         status,
         StatusHandle::ready,
         StatusHandle::snapshot,
-        |status, families| collect(&status.snapshot(), families),
+        |status, families| {
+            collect(&status.snapshot(), families);
+            families.histogram(
+                "hashpool_pool_acknowledgement_delay_seconds",
+                "From accepting a share to its commit, after which it is acknowledged.",
+                &status.delays(),
+            );
+        },
     )
 }
 

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use ledger::Health;
+use ledger::{Delays, Health};
 use serde::{Serialize, Serializer};
 use sv2_connection::Gate;
 use templates::Templates;
@@ -120,19 +120,26 @@ pub struct StatusHandle {
     counters: Arc<Counters>,
     templates: Templates,
     ledger: watch::Receiver<Health>,
+    delays: watch::Receiver<Delays>,
 }
 
 impl StatusHandle {
     pub(crate) fn new(
         counters: Arc<Counters>,
         templates: Templates,
-        ledger: watch::Receiver<Health>,
+        ledger: &ledger::Opened,
     ) -> Self {
         Self {
             counters,
             templates,
-            ledger,
+            ledger: ledger.health(),
+            delays: ledger.delays(),
         }
+    }
+
+    /// How long accepted shares have waited until they were durable.
+    pub(crate) fn delays(&self) -> Delays {
+        self.delays.borrow().clone()
     }
 
     fn ledger(&self) -> LedgerStatus {
