@@ -45,7 +45,11 @@ struct Options {
     #[arg(long, default_value_t = 120)]
     seconds: u64,
     /// Pages to time, several times each
-    #[arg(long, value_delimiter = ',', default_value = "/,/workers,/metrics")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "/,/peers,/workers,/workers?q=rig99,/metrics"
+    )]
     pages: Vec<String>,
     /// Requests for each page
     #[arg(long, default_value_t = 200)]
