@@ -19,7 +19,7 @@ use nix::{
 };
 use socket2::Socket;
 
-use crate::socket::{Stamp, connect, now, receive};
+use crate::socket::{Stamp, connect, now, receive, wait};
 
 /// Miners that are connected.
 pub(crate) struct Farm {
@@ -93,10 +93,12 @@ impl Farm {
 
     /// Handles what there is, after waiting this long for it at most.
     pub(crate) fn turn(&mut self, at_most: Duration) -> Result<()> {
-        let wait = u16::try_from(at_most.as_millis())?;
-        let count = self
-            .epoll
-            .wait(&mut self.events, EpollTimeout::from(wait))?;
+        let at_most_ms = u16::try_from(at_most.as_millis())?;
+        let count = wait(
+            &self.epoll,
+            &mut self.events,
+            EpollTimeout::from(at_most_ms),
+        )?;
         for at in 0..count {
             let event = self.events[at];
             let number = usize::try_from(event.data())?;

@@ -72,6 +72,15 @@ struct Options {
 
 fn main() -> Result<()> {
     let mut options = Options::parse();
+    // They are started in folders of their own.
+    let programs = [
+        &mut options.hashpool,
+        &mut options.haproxy,
+        &mut options.socat,
+    ];
+    for file in programs.into_iter().flatten() {
+        *file = std::path::absolute(&*file)?;
+    }
     bound_by_files(&mut options)?;
     let all = Subject::all(&options.hashpool, &options.haproxy, &options.socat);
     let pool = Pool::start()?;

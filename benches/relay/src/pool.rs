@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bench_pool::Result;
@@ -21,7 +21,7 @@ use nix::sys::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::socket::receive;
+use crate::socket::{receive, wait};
 
 /// A pool on a thread of its own, until the process ends.
 pub(crate) struct Pool {
@@ -70,7 +70,8 @@ impl Pool {
     pub(crate) fn forget(&self) {
         self.pump(false);
         self.shared.forget.store(true, Relaxed);
-        while self.shared.forget.load(Relaxed) || self.shared.connections.load(Relaxed) > 0 {
+        let begun = Instant::now();
+        while self.shared.forget.load(Relaxed) && begun.elapsed() < PATIENCE {
             thread::sleep(TURN);
         }
     }
@@ -115,7 +116,7 @@ impl Server {
         let mut events = vec![EpollEvent::empty(); 1024];
         loop {
             let turn = u8::try_from(TURN.as_millis())?;
-            let count = self.epoll.wait(&mut events, EpollTimeout::from(turn))?;
+            let count = wait(&self.epoll, &mut events, EpollTimeout::from(turn))?;
             for event in &events[..count] {
                 match event.data() {
                     LISTENER => self.accept()?,
@@ -299,5 +300,6 @@ fn jobs() -> Vec<u8> {
 }
 
 const LISTENER: u64 = u64::MAX;
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other thread may wait until it is obeyed.
 const TURN: Duration = Duration::from_millis(5);

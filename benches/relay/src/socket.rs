@@ -10,6 +10,7 @@ use std::{
 use bench_pool::Result;
 use nix::{
     errno::Errno,
+    sys::epoll::{Epoll, EpollEvent, EpollTimeout},
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
 };
 use socket2::{Domain, Socket, Type};
@@ -36,6 +37,18 @@ pub(crate) fn connect(address: SocketAddr) -> Result<Socket> {
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error.into()),
         _ => Ok(socket),
+    }
+}
+
+/// Waits for events. The end of a process that was started is none.
+pub(crate) fn wait(
+    epoll: &Epoll,
+    events: &mut [EpollEvent],
+    at_most: EpollTimeout,
+) -> nix::Result<usize> {
+    match epoll.wait(events, at_most) {
+        Err(Errno::EINTR) => Ok(0),
+        waited => waited,
     }
 }
 

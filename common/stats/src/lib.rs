@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "auth")]
+pub mod auth;
 #[cfg(feature = "receiver")]
 pub mod board;
 #[cfg(feature = "service")]

@@ -7,8 +7,6 @@
 mod api;
 #[cfg(feature = "service")]
 mod assets;
-#[cfg(feature = "service")]
-mod auth;
 pub mod chart;
 #[cfg(feature = "service")]
 mod config;

@@ -60,6 +60,8 @@ pub struct Config {
     pub tls: Tls,
     /// What each client used, kept for bills.
     pub storage: StorageConfig,
+    /// Who may change the relay while it runs.
+    pub admin: crate::admin::Config,
     /// Which stats service is told what happens.
     pub stats: stats::sender::Config,
 }
@@ -89,6 +91,7 @@ impl Default for Config {
             proxy_protocol: ProxyProtocol::default(),
             tls: Tls::default(),
             storage: StorageConfig::default(),
+            admin: crate::admin::Config::default(),
             stats: stats::sender::Config::default(),
         }
     }
@@ -137,21 +140,24 @@ impl Pool {
 }
 
 /// Which pools a connection is relayed to. Of each kind of condition that is given, one must fit.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Route {
     /// Clients that are known by network and port alone. No condition if empty.
     pub clients: Vec<String>,
     /// Where the miner calls from. No condition if empty.
+    #[schema(value_type = Vec<String>)]
     pub networks: Vec<Network>,
     /// The port that was called. No condition if empty.
     pub ports: Vec<u16>,
     /// Not possible: always refused, with an explanation.
     #[serde(skip_serializing)]
+    #[schema(value_type = Vec<String>)]
     pub user_names: Vec<Pattern>,
     /// Pools by name. Those of a group share the connections; the next group is for when none of the one before can be had.
     pub groups: Vec<Vec<String>>,
     /// Who may work: names that miners authorise or submit with. Everybody if empty.
+    #[schema(value_type = Vec<String>)]
     pub workers: Vec<Pattern>,
 }
 
@@ -192,6 +198,7 @@ impl Config {
         self.check_routes()?;
         self.storage.validate()?;
         self.stats.validate()?;
+        self.admin.validate()?;
         crate::tls::check(self)
     }
 

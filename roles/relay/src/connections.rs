@@ -103,21 +103,25 @@ struct Now {
 }
 
 /// One connection as it is now.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct ConnectionSnapshot {
     /// Counts from 1.
     pub id: u64,
     /// Where the miner calls from.
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// The port that it called.
     pub port: u16,
     /// Whose it is, as soon as that is known.
     pub client: Option<String>,
     /// The pool's name, when it is connected.
+    #[schema(value_type = Option<String>)]
     pub pool: Option<Box<str>>,
     /// The first name that the pool authorised.
+    #[schema(value_type = Option<String>)]
     pub user: Option<Box<str>>,
     /// What the miner calls itself.
+    #[schema(value_type = Option<String>)]
     pub user_agent: Option<Box<str>>,
     /// What the miner was told last.
     pub difficulty: Option<f64>,

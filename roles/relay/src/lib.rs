@@ -4,6 +4,7 @@
 //! pool its miner, whatever it is; a parser watches a copy. It never changes, adds or drops a byte, but for one line: what a
 //! miner is told that a route's allow-list does not name.
 
+mod admin;
 pub mod billing;
 pub mod clients;
 mod config;
@@ -24,6 +25,7 @@ mod tls;
 pub mod totals;
 pub mod watcher;
 
+pub use admin::Config as AdminConfig;
 pub use config::{Config, Pool, Route, Tls};
 pub use connections::ConnectionSnapshot;
 pub use environment::ShortNames;
@@ -70,6 +72,9 @@ pub enum Error {
     /// The system gives no handler for SIGHUP.
     #[error("cannot watch for SIGHUP: {0}")]
     Signal(#[source] io::Error),
+    /// The port of the admin API.
+    #[error("admin.listen_address: {0}")]
+    Admin(#[source] service::listener::Error),
     /// The port for HTTP.
     #[error("http_address: {0}")]
     Http(#[source] service::listener::Error),
@@ -89,6 +94,7 @@ pub enum Error {
 pub struct Relay {
     listener: Listener,
     http: http::Server,
+    admin: Option<http::Server>,
     shared: Arc<Shared>,
     /// What each client used, if that is kept.
     books: Option<Books>,
@@ -183,11 +189,20 @@ impl Relay {
         let handle = Handle(Arc::clone(&shared));
         let counted = handle.clone();
         let books = Books::open(&config.storage, move || usage(&counted)).await?;
+        let admin = match admin::router(&config.admin, handle.clone())? {
+            Some(router) => {
+                let endpoints = metrics::endpoints(&handle, None)?;
+                let port = http::Port::open(config.admin.listen_address).map_err(Error::Admin)?;
+                Some(http::Server::with_pages(port, endpoints, router))
+            }
+            None => None,
+        };
         let health = books.as_ref().map(Books::health);
         let endpoints = metrics::endpoints(&handle, health)?;
         Ok(Self {
             http: http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?,
             listener,
+            admin,
             shared,
             books,
             stats: config.stats,
@@ -234,6 +249,8 @@ impl Relay {
         let source = Arc::new(Telling::new(&self, certificate_is_there));
         let telling = stats::sender::start(&self.stats, "relay", source, stop_telling.clone())?;
         let http = tokio::spawn(self.http.run(ended.clone()));
+        let admin = self.admin;
+        let admin = admin.map(|server| tokio::spawn(server.run(ended.clone())));
         for address in self.listener.local_addrs() {
             tracing::info!(%address, "listening for SV1 miners");
         }
@@ -271,6 +288,9 @@ impl Relay {
         }
         ended.cancel();
         let _ = http.await;
+        if let Some(admin) = admin {
+            let _ = admin.await;
+        }
         Ok(())
     }
 }

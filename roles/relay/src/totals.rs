@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Counts that only grow. "Sent" is towards the pool, "received" from it, here as in the translator.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Totals {
     /// Connections of miners.
     pub connections: u64,
@@ -18,11 +18,13 @@ pub struct Totals {
     /// Shares that the pool accepted.
     pub accepted: u64,
     /// Shares that the pool refused, by [`Reason`].
+    #[schema(value_type = Vec<u64>)]
     pub rejected: [u64; Reason::ALL.len()],
     /// Jobs that the pool sent.
     pub notifications: u64,
     /// Work of the accepted shares: expected hashes, exact. As text in JSON, whose numbers hold no more than 64 bits.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub work: u128,
     /// What else the watcher noticed.
     pub noticed: Noticed,
@@ -33,7 +35,7 @@ pub struct Totals {
 }
 
 /// What a watcher could not make sense of. All of it was passed on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Noticed {
     /// Lines that are no message of SV1.
     pub malformed_lines: u64,

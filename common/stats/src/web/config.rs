@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use service::http::Address;
 
-use super::auth::Guard;
 use super::connect;
 use crate::Token;
+use crate::auth::Guard;
 
 /// Who sees the pages, and where they lead.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,11 +7,11 @@ use axum::middleware;
 use axum::routing::get;
 use tokio::sync::Semaphore;
 
-use super::auth::{self, Guard};
 use super::config::WebConfig;
 use super::model::{self, Block, List, PeerId, Ranking, Sort, WorkerId};
 use super::{api, assets, live, pages};
 use crate::Now;
+use crate::auth::{self, Guard};
 use crate::board::Board;
 use crate::receiver::View;
 

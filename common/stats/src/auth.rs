@@ -14,11 +14,13 @@ use subtle::ConstantTimeEq;
 use crate::Token;
 
 /// The secret, to compare with. Without one all may see everything.
-#[derive(Clone)]
-pub(crate) struct Guard(Arc<Option<Token>>);
+#[derive(Clone, Debug)]
+pub struct Guard(Arc<Option<Token>>);
 
 impl Guard {
-    pub(crate) fn new(token: Option<Token>) -> Self {
+    /// Lets in who says this; all if there is none.
+    #[must_use]
+    pub fn new(token: Option<Token>) -> Self {
         Self(Arc::new(token))
     }
 
@@ -45,7 +47,8 @@ fn secret(value: &axum::http::HeaderValue) -> Option<Vec<u8>> {
     Some(decoded[colon + 1..].to_vec())
 }
 
-pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+/// To be asked before each request: answers 401 to those who are not let in.
+pub async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     if guard.admits(request.headers()) {
         return next.run(request).await;
     }
