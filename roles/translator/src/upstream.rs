@@ -41,7 +41,7 @@ use work::{Hashrate, Target};
 
 use crate::job::Work;
 use crate::session::{ChannelEvent, OpenChannel, RejectReason, Request};
-use allowance::Allowance;
+pub(crate) use allowance::{Allowance, Counted};
 #[cfg(test)]
 pub(crate) use allowance::{EACH, ENOUGH};
 use dial::Silence;
@@ -182,19 +182,9 @@ impl Link {
         self.registry.hurry.notify_one();
     }
 
-    /// A miner's shares on this connection without an answer are so many now.
-    pub(crate) fn count_unanswered(&self, before: usize, now: usize) {
-        self.registry.allowance.count(before, now);
-    }
-
-    /// Whether a miner with so many shares without an answer has to wait, because the connection has too many of them.
-    pub(crate) fn is_crowded(&self, own: usize) -> bool {
-        self.registry.allowance.is_used_up(own)
-    }
-
-    /// A miner has waited for long, because of so many shares of its own.
-    pub(crate) fn widen_allowance(&self, own: usize) {
-        self.registry.allowance.widen(own);
+    /// How many shares may be on their way over the connection.
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.registry.allowance
     }
 
     /// Has a channel closed although the queue has no room now.

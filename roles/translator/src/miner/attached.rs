@@ -8,7 +8,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, timeout_at};
 
 use crate::session::Request;
-use crate::upstream::{Letters, Link, Mailbox, Outgoing, Place};
+use crate::upstream::{Counted, Letters, Link, Mailbox, Outgoing, Place};
 
 /// A living upstream connection, this miner's mail from it and its requests to it.
 pub(super) struct Attached {
@@ -17,7 +17,7 @@ pub(super) struct Attached {
     /// Requests that the queue did not take yet: what one line causes, at most.
     outbox: VecDeque<Waiting>,
     /// The miner's shares without an answer, as the connection counts them.
-    unanswered: usize,
+    counted: Counted,
 }
 
 impl Drop for Attached {
@@ -39,24 +39,13 @@ impl Attached {
             link,
             mailbox: Arc::default(),
             outbox: VecDeque::new(),
-            unanswered: 0,
+            counted: Counted::default(),
         }
     }
 
     /// The miner has so many shares without an answer on this connection.
     pub(super) fn count_unanswered(&mut self, shares: usize) {
-        self.link.count_unanswered(self.unanswered, shares);
-        self.unanswered = shares;
-    }
-
-    /// Whether the miner has to wait, because of the connection's shares without an answer.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.link.is_crowded(self.unanswered)
-    }
-
-    /// The miner has waited for long.
-    pub(super) fn widen_allowance(&self) {
-        self.link.widen_allowance(self.unanswered);
+        self.link.allowance().count(&mut self.counted, shares);
     }
 
     /// Whether everything that was asked has been handed over.

@@ -108,7 +108,8 @@ impl Driver {
     fn answers_are_missing(&mut self) {
         let Some(present) = &self.present else { return };
         if self.session.wants_lines() {
-            present.widen_allowance();
+            let own = self.session.in_flight_here();
+            present.link.allowance().widen(own);
         } else {
             let shares = self.session.in_flight();
             present.link.say_that_answers_are_missing(shares);
@@ -117,7 +118,9 @@ impl Driver {
 
     /// Whether the miner has to wait, because its upstream connection has too many shares without an answer.
     fn is_crowded(&self) -> bool {
-        self.present.as_ref().is_some_and(Attached::is_crowded)
+        let own = self.session.in_flight_here();
+        let is_crowded = |present: &Attached| present.link.allowance().is_used_up(own);
+        self.present.as_ref().is_some_and(is_crowded)
     }
 
     pub(super) fn is_written(&self) -> bool {

@@ -9,6 +9,10 @@ pub(crate) const ENOUGH: usize = 1024;
 /// A miner with fewer than this never waits for others. Pools that answer in batches answer in smaller ones, as a rule.
 pub(crate) const EACH: usize = 16;
 
+/// A miner's count is brought up to date in steps of so many, so that those who have few on the way never touch what all
+/// miners of a connection share.
+const STEP: usize = 8;
+
 /// The shares that are on their way over one connection. At [`ENOUGH`] of them, those who have [`EACH`] or more wait for an
 /// answer before they are read again: the fewer miners flood, the more has each on the way, and all are served in turn. A
 /// miner's task counts, so that what the pool has answered counts until that task has heard of it.
@@ -27,19 +31,29 @@ impl Default for Allowance {
     }
 }
 
+/// What is counted of a miner's shares without an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Counted(usize);
+
 impl Allowance {
     /// A miner's shares without an answer are so many now.
-    pub(crate) fn count(&self, before: usize, now: usize) {
+    pub(crate) fn count(&self, counted: &mut Counted, now: usize) {
+        let before = counted.0;
+        if now.abs_diff(before) < STEP && now != 0 || now == before {
+            return;
+        }
+        counted.0 = now;
         if now > before {
             self.unanswered.fetch_add(now - before, Ordering::Relaxed);
-        } else if now < before {
+        } else {
             self.unanswered.fetch_sub(before - now, Ordering::Relaxed);
         }
     }
 
     /// Whether a miner with so many of its own has to wait for answers to some.
     pub(crate) fn is_used_up(&self, own: usize) -> bool {
-        own >= self.each.load(Ordering::Relaxed)
+        own >= EACH
+            && own >= self.each.load(Ordering::Relaxed)
             && self.unanswered.load(Ordering::Relaxed) >= ENOUGH
     }
 
@@ -57,28 +71,35 @@ mod tests {
     #[test]
     fn who_has_few_shares_on_the_way_never_waits_and_who_has_many_waits_only_beside_others() {
         let allowance = Allowance::default();
-        allowance.count(0, ENOUGH - 1);
+        let (mut one, mut other) = (Counted::default(), Counted::default());
+        allowance.count(&mut one, ENOUGH - 1);
         assert!(!allowance.is_used_up(ENOUGH - 1));
-        allowance.count(0, 1);
+        allowance.count(&mut other, STEP);
         assert!(allowance.is_used_up(EACH));
         assert!(!allowance.is_used_up(EACH - 1));
-        allowance.count(ENOUGH - 1, ENOUGH - 2);
+        allowance.count(&mut other, 0);
         assert!(!allowance.is_used_up(EACH));
+    }
+
+    #[test]
+    fn nothing_stays_counted_of_a_miner_whose_shares_are_answered() {
+        let allowance = Allowance::default();
+        let mut counted = Counted::default();
+        for shares in [3, 9, 30, 25, 7, 1, 0, 2, 0] {
+            allowance.count(&mut counted, shares);
+            let so_far = allowance.unanswered.load(Ordering::Relaxed);
+            assert!(so_far.abs_diff(shares) < STEP, "{so_far} for {shares}");
+        }
+        assert_eq!(allowance.unanswered.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_pool_that_answers_in_large_batches_gets_them_filled() {
         let allowance = Allowance::default();
-        let mut own = 0;
-        for batch in [100, 1000] {
-            while own < batch {
-                if allowance.is_used_up(own) {
-                    allowance.widen(own);
-                }
-                allowance.count(own, own + 1);
-                allowance.count(0, 1);
-                own += 1;
-            }
-        }
+        allowance.count(&mut Counted::default(), ENOUGH);
+        assert!(allowance.is_used_up(EACH));
+        allowance.widen(EACH);
+        assert!(!allowance.is_used_up(2 * EACH - 1));
+        assert!(allowance.is_used_up(2 * EACH));
     }
 }
