@@ -4,6 +4,7 @@
 //! counted; nothing that it makes of them can change a byte. What it keeps of one connection is bounded, whatever miner and
 //! pool send: an unfinished line of each, requests that were not answered, jobs, and two names.
 
+mod glance;
 mod jobs;
 mod requests;
 
@@ -219,6 +220,10 @@ impl Watcher {
     }
 
     fn message(&mut self, line: &[u8], now: Instant) {
+        if let Some(job) = glance::job(line) {
+            self.seen.totals.notifications += 1;
+            return self.jobs.notified(jobs::key_of(job.id), job.clean);
+        }
         match parse_server_message(line) {
             Ok(ServerMessage::Response { id, outcome }) => self.answered(id, outcome, now),
             Ok(ServerMessage::Notify(job)) => self.notified(job),
@@ -236,7 +241,7 @@ impl Watcher {
 
     fn notified(&mut self, job: Notify<'_>) {
         self.seen.totals.notifications += 1;
-        self.jobs.notified(job.job_id, job.clean_jobs);
+        self.jobs.notified(jobs::key(job.job_id), job.clean_jobs);
     }
 
     fn answered(&mut self, id: Id<'_>, outcome: Result<Value<'_>, RpcError<'_>>, now: Instant) {

@@ -41,7 +41,8 @@ impl Jobs {
         self.work = not_more_than(difficulty).target().work();
     }
 
-    pub(super) fn notified(&mut self, id: Text<'_>, clean: bool) {
+    /// A job by its [`key`].
+    pub(super) fn notified(&mut self, key: u64, clean: bool) {
         if clean {
             self.jobs.drain(..self.before_clean);
             self.before_clean = self.jobs.len();
@@ -50,7 +51,7 @@ impl Jobs {
             self.jobs.pop_front();
             self.before_clean = self.before_clean.saturating_sub(1);
         }
-        self.jobs.push_back((key(id), self.work));
+        self.jobs.push_back((key, self.work));
     }
 
     /// The work of a share on this job. Of a job that is not remembered the least that it can be.
@@ -67,11 +68,14 @@ impl Jobs {
     }
 }
 
-fn key(id: Text<'_>) -> u64 {
-    id.plain().map_or_else(
-        || KEYS.hash_one(&*id.decode()),
-        |plain| KEYS.hash_one(plain),
-    )
+/// What stands for a job id, however that is written.
+pub(super) fn key(id: Text<'_>) -> u64 {
+    id.plain().map_or_else(|| key_of(&id.decode()), key_of)
+}
+
+/// The same for one without escapes.
+pub(super) fn key_of(id: &str) -> u64 {
+    KEYS.hash_one(id)
 }
 
 /// A decimal number may have been rounded up when it was read. What is billed never is.
