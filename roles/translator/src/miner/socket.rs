@@ -95,7 +95,6 @@ impl Socket {
         // It lives as long as the connection: all timers have one lock.
         let mut alarm = pin!(sleep_until(driver.next_deadline().into()));
         let mut stopped = pin!(shutdown.cancelled());
-        let mut jobs = 0;
         loop {
             driver.send_requests();
             if let Err(end) = self.write(driver) {
@@ -116,9 +115,7 @@ impl Socket {
             if self.transport.is_closed() && !self.backlog {
                 return End::Closed;
             }
-            // A new job is written to everybody before anybody does what else is to be done.
-            let has_new_job = std::mem::replace(&mut jobs, driver.session.notifications()) != jobs;
-            if std::mem::take(&mut self.long_turn) || has_new_job {
+            if std::mem::take(&mut self.long_turn) {
                 tokio::task::yield_now().await;
             }
             driver.publish();
