@@ -5,6 +5,7 @@
 //! the last commit is lost with the process, and nothing is counted twice.
 
 mod bill;
+mod clock;
 mod config;
 mod meter;
 mod store;
@@ -22,15 +23,48 @@ pub use bill::{Bill, Hours, Reader, Step};
 pub use config::StorageConfig;
 pub use meter::Usage;
 
+use clock::Clock;
 use store::{Connection, Writing};
 use writer::Writer;
 
 /// The running books of one relay.
 #[derive(Debug)]
 pub(crate) struct Books {
-    health: watch::Receiver<Health>,
+    condition: Condition,
     stop: oneshot::Sender<()>,
     writer: JoinHandle<()>,
+}
+
+/// Whether what is used can be written; always what is so now.
+#[derive(Debug, Clone)]
+pub(crate) struct Condition {
+    health: watch::Receiver<Health>,
+    refused: watch::Receiver<usize>,
+}
+
+impl Condition {
+    /// Whether commits succeed.
+    pub(crate) fn is_writable(&self) -> bool {
+        *self.health.borrow() == Health::Writable
+    }
+
+    /// Rows, of a client and an hour each, that the database refuses while it takes others.
+    pub(crate) fn refused_rows(&self) -> usize {
+        *self.refused.borrow()
+    }
+
+    /// What is wrong, if something is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match &*self.health.borrow() {
+            Health::Stalled(problem) => return Some(format!("billing: {problem}")),
+            // No relay takes another's place.
+            Health::Writable | Health::TakenOver => {}
+        }
+        let rows = self.refused_rows();
+        (rows > 0).then(|| {
+            format!("billing: the database refuses {rows} rows; the log names their clients")
+        })
+    }
 }
 
 /// Why there can be no books, or no bill.
@@ -74,33 +108,45 @@ impl Books {
     /// Opens the database and begins to write what `totals` says: for each client counts that begin at zero with this process
     /// and only grow. Nothing is kept if that is configured.
     ///
+    /// It is in no other relay's way, whatever that one's configuration says, and writes nothing before there is something.
+    ///
     /// # Errors
     /// [`Error`], all of them the operator's to mend.
     pub(crate) async fn open(
         config: &StorageConfig,
         totals: impl Fn() -> BTreeMap<String, Usage> + Send + 'static,
     ) -> Result<Option<Self>, Error> {
+        Self::open_at(config, totals, clock::now_ms).await
+    }
+
+    /// The same with a clock: milliseconds since the Unix epoch.
+    async fn open_at(
+        config: &StorageConfig,
+        totals: impl Fn() -> BTreeMap<String, Usage> + Send + 'static,
+        now_ms: impl Fn() -> u64 + Send + 'static,
+    ) -> Result<Option<Self>, Error> {
         config.validate()?;
         let Some(url) = config.place()? else {
             return Ok(None);
         };
         let mut connection = store::connect(&url, true).await?.migrate().await?;
-        let id = config.relay_id.into();
-        let boot = connection.count_start(id).await?;
+        let clock = Clock::new(now_ms, connection.last_hour().await?);
         let keeper: Keeper<Connection> = Keeper::new("billing", url, connection);
         let health = keeper.health();
         let (stop, stopped) = oneshot::channel();
-        let writer = Writer::new(config.interval(), keeper, Writing { id, boot }, totals);
+        let writing = Writing::draw(config.relay_id);
+        let writer = Writer::new(config.interval(), clock, keeper, writing, totals);
+        let refused = writer.refused();
         Ok(Some(Self {
-            health,
+            condition: Condition { health, refused },
             stop,
             writer: tokio::spawn(writer.run(stopped)),
         }))
     }
 
-    /// Whether commits succeed; changes are published.
-    pub(crate) fn health(&self) -> watch::Receiver<Health> {
-        self.health.clone()
+    /// Whether what is used can be written.
+    pub(crate) fn condition(&self) -> Condition {
+        self.condition.clone()
     }
 
     /// Writes what there is and ends; to be called when nothing is counted any more. Gives up after `limit`.
@@ -108,7 +154,7 @@ impl Books {
         let Self {
             stop, mut writer, ..
         } = self;
-        // The writer has ended where nobody hears it: another relay has taken over.
+        // It is heard unless the writer has failed.
         let _ = stop.send(());
         if timeout(limit, &mut writer).await.is_err() {
             writer.abort();

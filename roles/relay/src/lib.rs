@@ -189,16 +189,16 @@ impl Relay {
         let handle = Handle(Arc::clone(&shared));
         let counted = handle.clone();
         let books = Books::open(&config.storage, move || usage(&counted)).await?;
+        let condition = books.as_ref().map(Books::condition);
         let admin = match admin::router(&config.admin, handle.clone())? {
             Some(router) => {
-                let endpoints = metrics::endpoints(&handle, None)?;
+                let endpoints = metrics::endpoints(&handle, condition.clone())?;
                 let port = http::Port::open(config.admin.listen_address).map_err(Error::Admin)?;
                 Some(http::Server::with_pages(port, endpoints, router))
             }
             None => None,
         };
-        let health = books.as_ref().map(Books::health);
-        let endpoints = metrics::endpoints(&handle, health)?;
+        let endpoints = metrics::endpoints(&handle, condition)?;
         Ok(Self {
             http: http::Server::bind(config.http_address, endpoints).map_err(Error::Http)?,
             listener,

@@ -5,10 +5,8 @@
 use service::http::prometheus::{self, Registry};
 use service::http::{Endpoints, Families, register};
 
-use storage::Health;
-use tokio::sync::watch;
-
 use crate::Handle;
+use crate::billing::Condition;
 use crate::connections::{Cell, Sums};
 use crate::pools::latencies;
 use crate::totals::Totals;
@@ -20,39 +18,44 @@ const LABELS: [&str; 2] = ["client_id", "pool_host"];
 /// What the HTTP server says of a relay.
 pub(crate) fn endpoints(
     handle: &Handle,
-    books: Option<watch::Receiver<Health>>,
+    books: Option<Condition>,
 ) -> Result<Endpoints, prometheus::Error> {
     let registry = Registry::new();
-    let source = handle.clone();
+    let (source, billed) = (handle.clone(), books.clone());
     register(&registry, move |families| {
         let sums = source.sums();
         stratum(families, &sums);
         pools(families, &source);
         own(families, &source, &sums);
-        if let Some(health) = &books {
-            billing(families, &health.borrow());
+        if let Some(books) = &billed {
+            billing(families, books);
         }
     })?;
     let (ready, snapshot) = (handle.clone(), handle.clone());
     Ok(Endpoints::new(
-        move || readiness(&ready),
+        move || readiness(&ready, books.as_ref()),
         // Maps have text for keys and numbers are finite or become null, so nothing here fails.
         move || serde_json::to_value(snapshot.snapshot()).unwrap_or_default(),
         registry,
     ))
 }
 
-/// It takes connections, and some pool does not fail.
-pub(crate) fn readiness(handle: &Handle) -> Result<(), Vec<String>> {
+/// It takes connections, some pool does not fail, and what is used can be billed.
+pub(crate) fn readiness(handle: &Handle, books: Option<&Condition>) -> Result<(), Vec<String>> {
+    let mut problems = Vec::new();
     if !handle.is_listening() {
-        return Err(vec!["no new connections are taken".to_owned()]);
+        problems.push("no new connections are taken".to_owned());
     }
     let pools = handle.pools();
-    if pools.iter().any(|pool| pool.healthy != Some(false)) {
-        return Ok(());
+    if pools.iter().all(|pool| pool.healthy == Some(false)) {
+        problems.extend(pools.into_iter().filter_map(|pool| pool.last_error));
     }
-    let reasons = pools.into_iter().filter_map(|pool| pool.last_error);
-    Err(reasons.collect())
+    problems.extend(books.and_then(Condition::problem));
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
 }
 
 /// The names that the SV1 side of every role uses. "Sent" is towards the pool, "received" from it.
@@ -250,11 +253,16 @@ fn own(families: &mut Families, handle: &Handle, sums: &Sums) {
     families.listener("relay", &shared.listener.snapshot());
 }
 
-fn billing(families: &mut Families, health: &Health) {
+fn billing(families: &mut Families, books: &Condition) {
     families.gauge(
         "hashpool_relay_billing_writable",
         "Whether what clients use can be written for bills. What cannot waits in memory.",
-        f64::from(u8::from(*health == Health::Writable)),
+        f64::from(u8::from(books.is_writable())),
+    );
+    families.gauge(
+        "hashpool_relay_billing_refused_rows",
+        "Rows of a client and an hour that the database refuses while it takes others. They wait in memory.",
+        number(books.refused_rows()),
     );
 }
 

@@ -8,6 +8,7 @@ use stats_events::{
     WorkerState,
 };
 
+use crate::billing::{Books, Condition};
 use crate::connections::ConnectionSnapshot;
 use crate::metrics::readiness;
 use crate::pools::PoolSnapshot;
@@ -23,6 +24,7 @@ const PROTOCOL: &str = "sv1";
 /// Looks at the relay for the sender.
 pub(crate) struct Telling {
     handle: Handle,
+    books: Option<Condition>,
     endpoints: Vec<Endpoint>,
 }
 
@@ -42,13 +44,15 @@ impl Telling {
         };
         Self {
             handle: relay.handle(),
+            books: relay.books.as_ref().map(Books::condition),
             endpoints: addresses.into_iter().enumerate().map(endpoint).collect(),
         }
     }
 
     fn service(&self) -> ServiceState {
         let (totals, last_share_ms) = self.handle.shared().connections.all();
-        let problems = readiness(&self.handle).err().unwrap_or_default();
+        let problems = readiness(&self.handle, self.books.as_ref());
+        let problems = problems.err().unwrap_or_default();
         ServiceState {
             ready: problems.is_empty(),
             problems: problems.into_iter().map(clip).collect(),

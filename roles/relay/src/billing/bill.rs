@@ -81,7 +81,7 @@ impl Reader {
             return Err(Error::Empty(url.shown()));
         }
         let mut connection = store::connect(&url, false).await?;
-        if !connection.has_tables().await {
+        if !connection.has_tables().await? {
             return Err(Error::Empty(url.shown()));
         }
         Ok(Self { connection })

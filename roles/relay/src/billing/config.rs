@@ -19,7 +19,7 @@ pub struct StorageConfig {
     pub ca_file: Option<PathBuf>,
     /// Time from one commit to the next. What was counted since the last one is lost when the process is killed.
     pub commit_interval_seconds: u64,
-    /// Tells relays apart that keep their books in one database.
+    /// Says of whom a row is in a database that relays share.
     pub relay_id: u16,
 }
 

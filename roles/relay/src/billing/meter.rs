@@ -64,16 +64,35 @@ pub(super) type Key = (i64, String);
 pub(super) type Rows = BTreeMap<Key, Usage>;
 
 /// Remembers what it was shown, and what of it nobody has taken yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Meter {
+    /// That of the last look, or of the start.
+    hour: i64,
     seen: BTreeMap<String, Usage>,
     /// As many rows as there are clients, for each hour that the database is away.
     waiting: Rows,
+    /// What the database has refused, to be offered again after the next look.
+    aside: Rows,
 }
 
 impl Meter {
-    /// What has been counted so far in all. What is new of it belongs to this hour.
-    pub(super) fn read(&mut self, hour: i64, totals: BTreeMap<String, Usage>) {
+    /// Nothing has been counted yet; it is this hour.
+    pub(super) fn new(hour: i64) -> Self {
+        Self {
+            hour,
+            seen: BTreeMap::new(),
+            waiting: Rows::new(),
+            aside: Rows::new(),
+        }
+    }
+
+    /// What has been counted so far in all, and the hour that it is now. What is new belongs to the hour of the look before: a
+    /// look at the full hour comes a moment after it.
+    pub(super) fn read(&mut self, now: i64, totals: BTreeMap<String, Usage>) {
+        let hour = std::mem::replace(&mut self.hour, now);
+        for (key, usage) in std::mem::take(&mut self.aside) {
+            self.waiting.entry(key).or_default().add(&usage);
+        }
         for (client, now) in totals {
             let before = self.seen.entry(client.clone()).or_default();
             let new = now.since(before);
@@ -87,6 +106,18 @@ impl Meter {
     /// What is to be written; from then on it is the caller's to keep until it is.
     pub(super) fn take(&mut self) -> Option<Rows> {
         (!self.waiting.is_empty()).then(|| std::mem::take(&mut self.waiting))
+    }
+
+    /// Takes back rows that the database refuses while it takes others.
+    pub(super) fn set_aside(&mut self, rows: Rows) {
+        for (key, usage) in rows {
+            self.aside.entry(key).or_default().add(&usage);
+        }
+    }
+
+    /// What is set aside now.
+    pub(super) fn aside(&self) -> &Rows {
+        &self.aside
     }
 }
 
@@ -110,10 +141,17 @@ mod tests {
             steps in prop::collection::vec((0i64..3, 0usize..3, 0u64..1000, any::<bool>()), 1..50),
         ) {
             let names = ["a", "b", "unknown"];
-            let (mut meter, mut totals) = (Meter::default(), BTreeMap::<String, Usage>::new());
+            let (mut meter, mut totals) = (Meter::new(0), BTreeMap::<String, Usage>::new());
             let mut taken = BTreeMap::<String, Usage>::new();
+            // Of what is taken, every third batch is refused once.
+            let mut batches = 0;
             let mut take = |meter: &mut Meter| {
-                for ((_, client), new) in meter.take().unwrap_or_default() {
+                batches += 1;
+                let rows = meter.take().unwrap_or_default();
+                if batches % 3 == 0 {
+                    return meter.set_aside(rows);
+                }
+                for ((_, client), new) in rows {
                     taken.entry(client).or_default().add(&new);
                 }
             };
@@ -127,7 +165,10 @@ mod tests {
                     take(&mut meter);
                 }
             }
-            take(&mut meter);
+            for _ in 0..2 {
+                meter.read(hour, totals.clone());
+                take(&mut meter);
+            }
             totals.retain(|_, total| *total != Usage::default());
             prop_assert_eq!(taken, totals);
         }
@@ -135,20 +176,37 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_stays_in_its_hour() {
-        let mut meter = Meter::default();
+        let mut meter = Meter::new(1);
         let client = |bytes| BTreeMap::from([("a".to_owned(), usage(bytes, 0))]);
         meter.read(1, client(5));
         meter.read(1, client(7));
+        // The first look of an hour finds what came in the one before.
         meter.read(2, client(8));
         meter.read(2, client(8));
+        meter.read(2, client(11));
         let rows = meter.take().unwrap();
         assert_eq!(
             rows,
             BTreeMap::from([
-                ((1, "a".to_owned()), usage(7, 0)),
-                ((2, "a".to_owned()), usage(1, 0)),
+                ((1, "a".to_owned()), usage(8, 0)),
+                ((2, "a".to_owned()), usage(3, 0)),
             ])
         );
         assert_eq!(meter.take(), None);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_offered_again_after_the_next_look() {
+        let mut meter = Meter::new(1);
+        let client = |bytes| BTreeMap::from([("a".to_owned(), usage(bytes, 0))]);
+        meter.read(1, client(5));
+        let rows = meter.take().unwrap();
+        meter.set_aside(rows);
+        assert_eq!(meter.aside().len(), 1);
+        assert_eq!(meter.take(), None);
+        meter.read(1, client(7));
+        assert!(meter.aside().is_empty());
+        let rows = BTreeMap::from([((1, "a".to_owned()), usage(7, 0))]);
+        assert_eq!(meter.take(), Some(rows));
     }
 }

@@ -2,9 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
+use database::Database;
 use diesel::{Connection as _, SqliteConnection, connection::SimpleConnection as _};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
+use super::clock::HOUR_MS;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,7 +100,7 @@ async fn a_database_that_is_locked_costs_nothing_once_it_is_free() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(&folder);
     let (books, counts) = start(&config).await;
-    let mut health = books.health();
+    let mut health = books.condition.health.clone();
     let path = folder.path().join("relay.sqlite");
     let mut lock = SqliteConnection::establish(&path.display().to_string()).unwrap();
     lock.batch_execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE")
@@ -114,23 +117,151 @@ async fn a_database_that_is_locked_costs_nothing_once_it_is_free() {
     assert_eq!(billed(&config).await, 6);
 }
 
-#[tokio::test]
-async fn a_relay_whose_place_is_taken_bills_nothing_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(&folder);
-    let (first, of_first) = start(&config).await;
-    let (second, of_second) = start(&config).await;
-    let mut health = first.health();
-    of_first.set(100);
-    of_second.set(1);
-    let taken = health.wait_for(|health| *health == Health::TakenOver);
-    timeout(PATIENCE, taken)
+/// Bills by hour: the hour, the client and its bytes.
+async fn by_hour(config: &StorageConfig) -> Vec<(u64, String, u64)> {
+    let mut reader = Reader::open(config).await.unwrap();
+    let hours = Hours::of_ms(&(0..i64::MAX));
+    let bills = reader.bills(hours, Step::Hour).await.unwrap();
+    let row = |bill: Bill| {
+        let hour = bill.from_ms.unsigned_abs() / HOUR_MS;
+        (hour, bill.client, bill.usage.bytes_sent)
+    };
+    bills.into_iter().map(row).collect()
+}
+
+/// Time is simulated: it goes on when nothing else does.
+#[tokio::test(start_paused = true)]
+async fn use_is_billed_to_the_hour_in_which_it_was() {
+    const HOUR: u64 = 500_000;
+    for interval in [1, 10, 3600] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = StorageConfig {
+            commit_interval_seconds: interval,
+            ..config(&folder)
+        };
+        let begun = Instant::now();
+        // Half a second before the full hour.
+        let clock =
+            move || HOUR * HOUR_MS - 500 + u64::try_from(begun.elapsed().as_millis()).unwrap();
+        let counts = Counts::default();
+        let books = Books::open_at(&config, counts.source(), clock).await;
+        let books = books.unwrap().unwrap();
+        counts.set(5);
+        while by_hour(&config).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        counts.set(12);
+        books.close(PATIENCE).await;
+        let row = |hour, bytes| (hour, "acme".to_owned(), bytes);
+        assert_eq!(
+            by_hour(&config).await,
+            [row(HOUR - 1, 5), row(HOUR, 7)],
+            "every {interval} s"
+        );
+    }
+}
+
+database::on_both! {
+    async fn a_second_relay_of_the_same_number_bills_its_own_and_ends_nobodys(database) {
+        let config = StorageConfig {
+            url: database.url(),
+            commit_interval_seconds: 1,
+            ..StorageConfig::default()
+        };
+        let (first, of_first) = start(&config).await;
+        of_first.set(100);
+        until_billed(&config, 100).await;
+        // As a copied configuration has it, or a start that finds its port taken.
+        let (second, of_second) = start(&config).await;
+        let (third, _) = start(&config).await;
+        drop(third);
+        of_second.set(1);
+        until_billed(&config, 101).await;
+        of_first.set(150);
+        of_second.set(3);
+        first.close(PATIENCE).await;
+        second.close(PATIENCE).await;
+        assert_eq!(billed(&config).await, 153);
+    }
+
+    async fn what_a_database_refuses_of_one_client_stops_nobody_elses_bill(database) {
+        let config = StorageConfig {
+            url: database.url(),
+            commit_interval_seconds: 1,
+            ..StorageConfig::default()
+        };
+        let counts = Arc::new(Mutex::new(BTreeMap::new()));
+        let set = |client: &str, bytes_sent| {
+            let usage = Usage { bytes_sent, ..Usage::default() };
+            counts.lock().unwrap().insert(client.to_owned(), usage);
+        };
+        let source = Arc::clone(&counts);
+        let books = Books::open(&config, move || source.lock().unwrap().clone()).await;
+        let books = books.unwrap().unwrap();
+        // It takes no second row of this client.
+        database
+            .execute(
+                "CREATE UNIQUE INDEX trouble ON usage_hours (client) WHERE client = 'refused';
+                 INSERT INTO usage_hours VALUES (0, 'refused', 9, 1, 0, 0, 0, 0, 0, 0, 0)",
+            )
+            .await;
+        set("refused", 20);
+        set("acme", 5);
+        let sums = async || {
+            let rows = by_hour(&config).await.into_iter();
+            rows.fold(BTreeMap::<_, u64>::new(), |mut sums, (_, client, bytes)| {
+                *sums.entry(client).or_default() += bytes;
+                sums
+            })
+        };
+        let both = |refused, acme| BTreeMap::from([("acme".to_owned(), acme), ("refused".to_owned(), refused)]);
+        until("the other is billed", async || sums().await == both(1, 5)).await;
+        set("acme", 8);
+        until("the other is billed on", async || sums().await == both(1, 8)).await;
+        let condition = books.condition();
+        assert_eq!(condition.refused_rows(), 1);
+        assert!(condition.problem().unwrap().contains("refuses 1 row"));
+        database.execute("DROP INDEX trouble").await;
+        set("refused", 24);
+        books.close(PATIENCE).await;
+        assert_eq!(sums().await, both(25, 8));
+        assert_eq!(condition.problem(), None);
+    }
+
+    async fn a_bill_says_why_it_cannot_be_read(database) {
+        let config = StorageConfig {
+            url: database.url(),
+            ..StorageConfig::default()
+        };
+        // Something is there, and nothing of a relay's.
+        database.execute("CREATE TABLE usage (hour BIGINT)").await;
+        let nothing = Reader::open(&config).await;
+        assert!(matches!(nothing, Err(Error::Empty(_))), "{nothing:?}");
+        if let Database::Sqlite(_) = &database {
+            let path = config.url.trim_start_matches("sqlite:");
+            std::fs::write(path, [b'x'; 4096]).unwrap();
+            let broken = Reader::open(&config).await;
+            assert!(!matches!(broken, Ok(_) | Err(Error::Empty(_))), "{broken:?}");
+        }
+    }
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, looking)
         .await
-        .expect("nobody notices")
-        .unwrap();
-    first.close(PATIENCE).await;
-    second.close(PATIENCE).await;
-    assert_eq!(billed(&config).await, 1);
+        .unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
+
+async fn until_billed(config: &StorageConfig, bytes: u64) {
+    until(&format!("{bytes} bytes are billed"), async || {
+        billed(config).await == bytes
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,30 +6,26 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use storage::Postgres;
 
-use super::{Batch, Committed, Hours, Step, UsageRow, Value, Writing, column, sql};
+use super::{Batch, Hours, Step, UsageRow, Value, Writing, column, sql, work_columns};
+use crate::billing::meter::{Key, Rows, Usage};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
 pub(in crate::billing) struct Connection(pub(super) Postgres);
 
 impl Connection {
-    pub(super) async fn has_tables(&mut self) -> bool {
-        sql_query(sql::ANY_RELAY)
-            .load::<Value>(self.0.connection())
-            .await
-            .is_ok()
+    pub(super) async fn has_tables(&mut self) -> QueryResult<bool> {
+        let tables = sql_query("SELECT COUNT(to_regclass('usage_hours')) AS value");
+        let value = tables.get_result::<Value>(self.0.connection()).await?.value;
+        Ok(value > Some(0))
     }
 
-    pub(super) async fn count_start(&mut self, relay_id: i64) -> QueryResult<i64> {
-        let boot = sql_query(sql::COUNT_START).bind::<BigInt, _>(relay_id);
-        Ok(boot.get_result::<Value>(self.0.connection()).await?.value)
+    pub(super) async fn last_hour(&mut self) -> QueryResult<Option<i64>> {
+        let last = sql_query(sql::LAST_HOUR);
+        Ok(last.get_result::<Value>(self.0.connection()).await?.value)
     }
 
-    pub(super) async fn commit(
-        &mut self,
-        writing: Writing,
-        batch: &Batch,
-    ) -> QueryResult<Committed> {
+    pub(super) async fn commit(&mut self, writing: Writing, batch: &Batch) -> QueryResult<()> {
         self.0
             .connection()
             .transaction(async |connection| commit(connection, writing, batch).await)
@@ -50,39 +46,57 @@ async fn commit(
     connection: &mut AsyncPgConnection,
     writing: Writing,
     batch: &Batch,
-) -> QueryResult<Committed> {
+) -> QueryResult<()> {
     let taken = sql_query(sql::TAKE_BATCH)
+        .bind::<BigInt, _>(writing.writer)
+        .bind::<BigInt, _>(writing.relay_id)
         .bind::<BigInt, _>(batch.number)
-        .bind::<BigInt, _>(writing.id)
-        .bind::<BigInt, _>(writing.boot)
         .execute(connection)
         .await?;
     if taken == 0 {
-        let there = sql_query(sql::BATCH_IS_THERE)
-            .bind::<BigInt, _>(writing.id)
-            .bind::<BigInt, _>(writing.boot)
-            .bind::<BigInt, _>(batch.number)
-            .get_result::<Value>(connection)
-            .await?;
-        return Ok(Committed::from_count(there.value));
+        return Ok(());
     }
-    for ((hour, client), usage) in &batch.rows {
-        let (work_high, work_low) = storage::to_columns(usage.work);
-        sql_query(sql::ADD_USAGE)
-            .bind::<BigInt, _>(hour)
-            // Its text cannot hold a zero byte.
-            .bind::<Text, _>(client.replace('\0', "\u{fffd}"))
-            .bind::<BigInt, _>(writing.id)
-            .bind::<BigInt, _>(column(usage.bytes_sent))
-            .bind::<BigInt, _>(column(usage.bytes_received))
-            .bind::<BigInt, _>(column(usage.submits))
-            .bind::<BigInt, _>(column(usage.accepted))
-            .bind::<BigInt, _>(column(usage.rejected))
-            .bind::<BigInt, _>(work_high)
-            .bind::<BigInt, _>(work_low)
-            .bind::<BigInt, _>(column(usage.connection_ms))
-            .execute(connection)
-            .await?;
+    let mut refused = Rows::new();
+    for (key, usage) in &batch.rows {
+        if !batch.is_row_by_row() {
+            let added = add(connection, writing, key, usage).await;
+            added.inspect_err(|_| batch.go_row_by_row())?;
+            continue;
+        }
+        // A savepoint, so that the others are not lost with it.
+        let added = connection
+            .transaction(async |connection| add(connection, writing, key, usage).await)
+            .await;
+        if let Err(error) = added {
+            tracing::debug!(client = key.1, %error, "a row of the books is refused");
+            refused.insert(key.clone(), *usage);
+        }
     }
-    Ok(Committed::Yes)
+    batch.set_refused(refused);
+    Ok(())
+}
+
+async fn add(
+    connection: &mut AsyncPgConnection,
+    writing: Writing,
+    (hour, client): &Key,
+    usage: &Usage,
+) -> QueryResult<()> {
+    let (work_high, work_low) = work_columns(usage.work);
+    sql_query(sql::ADD_USAGE)
+        .bind::<BigInt, _>(hour)
+        // Its text cannot hold a zero byte.
+        .bind::<Text, _>(client.replace('\0', "\u{fffd}"))
+        .bind::<BigInt, _>(writing.relay_id)
+        .bind::<BigInt, _>(column(usage.bytes_sent))
+        .bind::<BigInt, _>(column(usage.bytes_received))
+        .bind::<BigInt, _>(column(usage.submits))
+        .bind::<BigInt, _>(column(usage.accepted))
+        .bind::<BigInt, _>(column(usage.rejected))
+        .bind::<BigInt, _>(work_high)
+        .bind::<BigInt, _>(work_low)
+        .bind::<BigInt, _>(column(usage.connection_ms))
+        .execute(connection)
+        .await
+        .map(drop)
 }

@@ -3,38 +3,34 @@
 use std::sync::Arc;
 
 use diesel::sql_types::{BigInt, Text};
-use diesel::{QueryResult, RunQueryDsl, SqliteConnection, sql_query};
+use diesel::{Connection as _, QueryResult, RunQueryDsl, SqliteConnection, sql_query};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use storage::Sqlite;
 
-use super::{Batch, Committed, Hours, Step, UsageRow, Value, Writing, column, sql};
+use super::{Batch, Hours, Step, UsageRow, Value, Writing, column, sql, work_columns};
+use crate::billing::meter::{Key, Rows, Usage};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
 pub(in crate::billing) struct Connection(pub(super) Sqlite);
 
 impl Connection {
-    pub(super) async fn has_tables(&mut self) -> bool {
-        self.0
-            .read(|connection| sql_query(sql::ANY_RELAY).load::<Value>(connection))
-            .await
-            .is_ok()
+    pub(super) async fn has_tables(&mut self) -> QueryResult<bool> {
+        let tables = "SELECT COUNT(*) AS value FROM sqlite_master WHERE name = 'usage_hours'";
+        Ok(self.value(tables).await? > Some(0))
     }
 
-    pub(super) async fn count_start(&mut self, relay_id: i64) -> QueryResult<i64> {
+    pub(super) async fn last_hour(&mut self) -> QueryResult<Option<i64>> {
+        self.value(sql::LAST_HOUR).await
+    }
+
+    async fn value(&mut self, query: &'static str) -> QueryResult<Option<i64>> {
         self.0
-            .write(move |connection| {
-                let boot = sql_query(sql::COUNT_START).bind::<BigInt, _>(relay_id);
-                Ok(boot.get_result::<Value>(connection)?.value)
-            })
+            .read(move |connection| Ok(sql_query(query).get_result::<Value>(connection)?.value))
             .await
     }
 
-    pub(super) async fn commit(
-        &mut self,
-        writing: Writing,
-        batch: Arc<Batch>,
-    ) -> QueryResult<Committed> {
+    pub(super) async fn commit(&mut self, writing: Writing, batch: Arc<Batch>) -> QueryResult<()> {
         self.0
             .write(move |connection| commit(connection, writing, &batch))
             .await
@@ -53,39 +49,52 @@ impl Connection {
     }
 }
 
-fn commit(
-    connection: &mut SqliteConnection,
-    writing: Writing,
-    batch: &Batch,
-) -> QueryResult<Committed> {
+fn commit(connection: &mut SqliteConnection, writing: Writing, batch: &Batch) -> QueryResult<()> {
     let taken = sql_query(sql::TAKE_BATCH)
+        .bind::<BigInt, _>(writing.writer)
+        .bind::<BigInt, _>(writing.relay_id)
         .bind::<BigInt, _>(batch.number)
-        .bind::<BigInt, _>(writing.id)
-        .bind::<BigInt, _>(writing.boot)
         .execute(connection)?;
     if taken == 0 {
-        let there = sql_query(sql::BATCH_IS_THERE)
-            .bind::<BigInt, _>(writing.id)
-            .bind::<BigInt, _>(writing.boot)
-            .bind::<BigInt, _>(batch.number)
-            .get_result::<Value>(connection)?;
-        return Ok(Committed::from_count(there.value));
+        return Ok(());
     }
-    for ((hour, client), usage) in &batch.rows {
-        let (work_high, work_low) = storage::to_columns(usage.work);
-        sql_query(sql::ADD_USAGE)
-            .bind::<BigInt, _>(hour)
-            .bind::<Text, _>(client)
-            .bind::<BigInt, _>(writing.id)
-            .bind::<BigInt, _>(column(usage.bytes_sent))
-            .bind::<BigInt, _>(column(usage.bytes_received))
-            .bind::<BigInt, _>(column(usage.submits))
-            .bind::<BigInt, _>(column(usage.accepted))
-            .bind::<BigInt, _>(column(usage.rejected))
-            .bind::<BigInt, _>(work_high)
-            .bind::<BigInt, _>(work_low)
-            .bind::<BigInt, _>(column(usage.connection_ms))
-            .execute(connection)?;
+    let mut refused = Rows::new();
+    for (key, usage) in &batch.rows {
+        if !batch.is_row_by_row() {
+            let added = add(connection, writing, key, usage);
+            added.inspect_err(|_| batch.go_row_by_row())?;
+            continue;
+        }
+        // A savepoint, so that the others are not lost with it.
+        let added = connection.transaction(|connection| add(connection, writing, key, usage));
+        if let Err(error) = added {
+            tracing::debug!(client = key.1, %error, "a row of the books is refused");
+            refused.insert(key.clone(), *usage);
+        }
     }
-    Ok(Committed::Yes)
+    batch.set_refused(refused);
+    Ok(())
+}
+
+fn add(
+    connection: &mut SqliteConnection,
+    writing: Writing,
+    (hour, client): &Key,
+    usage: &Usage,
+) -> QueryResult<()> {
+    let (work_high, work_low) = work_columns(usage.work);
+    sql_query(sql::ADD_USAGE)
+        .bind::<BigInt, _>(hour)
+        .bind::<Text, _>(client)
+        .bind::<BigInt, _>(writing.relay_id)
+        .bind::<BigInt, _>(column(usage.bytes_sent))
+        .bind::<BigInt, _>(column(usage.bytes_received))
+        .bind::<BigInt, _>(column(usage.submits))
+        .bind::<BigInt, _>(column(usage.accepted))
+        .bind::<BigInt, _>(column(usage.rejected))
+        .bind::<BigInt, _>(work_high)
+        .bind::<BigInt, _>(work_low)
+        .bind::<BigInt, _>(column(usage.connection_ms))
+        .execute(connection)
+        .map(drop)
 }

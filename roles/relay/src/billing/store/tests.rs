@@ -26,10 +26,7 @@ fn batch(number: i64, rows: &[(i64, &str, u64, u128)]) -> Arc<Batch> {
         };
         ((*hour, (*client).to_owned()), usage)
     });
-    Arc::new(Batch {
-        number,
-        rows: rows.collect::<BTreeMap<_, _>>(),
-    })
+    Arc::new(Batch::new(number, rows.collect::<BTreeMap<_, _>>()))
 }
 
 async fn sums(connection: &mut Connection, step: Step) -> Vec<(i64, String, u64, u128)> {
@@ -52,13 +49,12 @@ async fn sums(connection: &mut Connection, step: Step) -> Vec<(i64, String, u64,
         .collect()
 }
 
-async fn a_batch_counts_once_and_sums_are_exact(url: &str) {
+async fn counts_once(url: &str) {
     let url = place(url);
     let connection = connect(&url, true).await.unwrap();
     let mut connection = connection.migrate().await.unwrap();
-    let writing = |id, boot| Writing { id, boot };
-    assert_eq!(connection.count_start(1).await.unwrap(), 1);
-    assert_eq!(connection.count_start(2).await.unwrap(), 1);
+    let writing = |relay_id, writer| Writing { relay_id, writer };
+    assert_eq!(connection.last_hour().await.unwrap(), None);
 
     let huge = (1_u128 << 90) + (1 << 40) - 1;
     let first = batch(
@@ -67,12 +63,12 @@ async fn a_batch_counts_once_and_sums_are_exact(url: &str) {
     );
     for _ in 0..3 {
         let committed = connection.commit(writing(1, 1), Arc::clone(&first)).await;
-        assert_eq!(committed.unwrap(), Committed::Yes);
+        committed.unwrap();
     }
     let second = batch(2, &[(25, "a", 8, 1), (48, "a", 16, 1)]);
     connection.commit(writing(1, 1), second).await.unwrap();
     let other = batch(1, &[(24, "a", 32, 1)]);
-    connection.commit(writing(2, 1), other).await.unwrap();
+    connection.commit(writing(2, -2), other).await.unwrap();
 
     let row = |hour, client: &str, count, work| (hour, client.to_owned(), count, work);
     assert_eq!(
@@ -95,31 +91,67 @@ async fn a_batch_counts_once_and_sums_are_exact(url: &str) {
     let whole = [row(24, "=b", 4, 7), row(24, "a", 59, 2 * huge + 3)];
     assert_eq!(sums(&mut connection, Step::Whole).await, whole);
 
-    // The same relay has been started again: the earlier start can write no more.
-    assert_eq!(connection.count_start(1).await.unwrap(), 2);
-    let late = batch(3, &[(24, "a", 64, 1)]);
-    let committed = connection.commit(writing(1, 1), late).await.unwrap();
-    assert_eq!(committed, Committed::TakenOver);
+    assert_eq!(connection.last_hour().await.unwrap(), Some(48));
+
+    // Another start of the same relay has numbers of its own.
+    let again = batch(1, &[(24, "a", 64, 1)]);
+    connection.commit(writing(1, 3), again).await.unwrap();
+    let whole = [row(24, "=b", 4, 7), row(24, "a", 123, 2 * huge + 4)];
     assert_eq!(sums(&mut connection, Step::Whole).await, whole);
 }
 
-#[tokio::test]
-async fn a_batch_counts_once_and_sums_are_exact_on_sqlite() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("relay.sqlite");
-    a_batch_counts_once_and_sums_are_exact(&format!("sqlite:{}", path.display())).await;
-}
+database::on_both! {
+    async fn a_batch_counts_once_and_sums_are_exact(database) {
+        counts_once(&database.url()).await;
+    }
 
-#[tokio::test]
-async fn a_batch_counts_once_and_sums_are_exact_on_postgres() {
-    if let Some(server) = database::Postgres::start() {
-        a_batch_counts_once_and_sums_are_exact(&server.url()).await;
+    async fn the_most_that_can_be_claimed_makes_no_bill_impossible(database) {
+        let connection = connect(&place(&database.url()), true).await.unwrap();
+        let mut connection = connection.migrate().await.unwrap();
+        let writing = Writing { relay_id: 1, writer: 1 };
+        for number in 1..=5 {
+            let hours = [24, 24 + number].map(|hour| {
+                let usage = Usage {
+                    bytes_sent: u64::MAX,
+                    work: u128::MAX,
+                    ..Usage::default()
+                };
+                ((hour, "liar".to_owned()), usage)
+            });
+            let honest = Usage {
+                bytes_sent: 1,
+                work: 1,
+                ..Usage::default()
+            };
+            let honest = ((24, "honest".to_owned()), honest);
+            let rows = hours.into_iter().chain([honest]).collect();
+            let batch = Arc::new(Batch::new(number, rows));
+            connection.commit(writing, Arc::clone(&batch)).await.unwrap();
+            assert!(batch.refused().is_empty());
+        }
+        let rows = connection.usage(WINDOW, Step::Whole).await.unwrap();
+        let bills: Vec<_> = rows.iter().map(|row| (&*row.client, row.usage())).collect();
+        let [("honest", honest), ("liar", liar)] = &bills[..] else {
+            panic!("{bills:?}");
+        };
+        assert_eq!((honest.bytes_sent, honest.work), (5, 5));
+        assert_eq!(liar.bytes_sent, 6 * MOST.unsigned_abs());
+        assert!(liar.work > 6 << 92);
     }
 }
 
 #[test]
 fn both_databases_have_the_same_tables() {
-    let sqlite = include_str!("../../../migrations/sqlite/2026-11-21-190000_usage/up.sql");
-    let postgres = include_str!("../../../migrations/postgres/2026-11-21-190000_usage/up.sql");
-    assert_eq!(sqlite.replace(") WITHOUT ROWID;", ");"), postgres);
+    for (sqlite, postgres) in [
+        (
+            include_str!("../../../migrations/sqlite/2026-11-21-190000_usage/up.sql"),
+            include_str!("../../../migrations/postgres/2026-11-21-190000_usage/up.sql"),
+        ),
+        (
+            include_str!("../../../migrations/sqlite/2026-11-21-201500_writers/up.sql"),
+            include_str!("../../../migrations/postgres/2026-11-21-201500_writers/up.sql"),
+        ),
+    ] {
+        assert_eq!(sqlite.replace(") WITHOUT ROWID;", ");"), postgres);
+    }
 }

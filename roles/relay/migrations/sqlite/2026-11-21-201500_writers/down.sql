@@ -1,0 +1,7 @@
+CREATE TABLE relays (
+    relay_id BIGINT NOT NULL PRIMARY KEY,
+    boot BIGINT NOT NULL,
+    batch BIGINT NOT NULL
+) WITHOUT ROWID;
+
+DROP TABLE writers;
