@@ -67,9 +67,9 @@ impl Driver {
     }
 
     /// When there is something to do although nothing comes.
-    pub(super) fn next_deadline(&mut self) -> Instant {
+    pub(super) fn next_deadline(&mut self, crowded: bool) -> Instant {
         let deadline = self.session.next_deadline();
-        match self.answer_patience() {
+        match self.answer_patience(crowded) {
             Some(patience) => {
                 let since = *self.waits_since.get_or_insert_with(|| now().instant);
                 deadline.min(since + patience)
@@ -87,7 +87,9 @@ impl Driver {
         if now.instant >= self.session.next_deadline() {
             self.session.on_deadline(now, &mut self.out);
         }
-        let (Some(since), Some(patience)) = (self.waits_since, self.answer_patience()) else {
+        let (Some(since), Some(patience)) =
+            (self.waits_since, self.answer_patience(self.is_crowded()))
+        else {
             return;
         };
         if now.instant >= since + patience {
@@ -97,11 +99,11 @@ impl Driver {
     }
 
     /// How long the miner waits for answers to its shares, if it does.
-    fn answer_patience(&self) -> Option<Duration> {
+    fn answer_patience(&self, crowded: bool) -> Option<Duration> {
         if !self.session.wants_lines() {
             Some(ANSWER_PATIENCE)
         } else {
-            self.is_crowded().then_some(CROWD_PATIENCE)
+            crowded.then_some(CROWD_PATIENCE)
         }
     }
 
@@ -117,7 +119,9 @@ impl Driver {
     }
 
     /// Whether the miner has to wait, because its upstream connection has too many shares without an answer.
-    fn is_crowded(&self) -> bool {
+    ///
+    /// Other tasks change that at any moment: who asks more than once may hear this and that.
+    pub(super) fn is_crowded(&self) -> bool {
         let own = self.session.in_flight_here();
         let is_crowded = |present: &Attached| present.link.allowance().is_used_up(own);
         self.present.as_ref().is_some_and(is_crowded)
@@ -136,22 +140,27 @@ impl Driver {
         }
     }
 
-    pub(super) fn may_handle_lines(&self) -> bool {
-        self.is_written() && self.may_handle_more()
+    /// Whether the miner may be read.
+    pub(super) fn may_handle_lines(&self, crowded: bool) -> bool {
+        self.is_written() && self.is_ready() && !crowded
     }
 
+    /// Whether another line may be handled of those that were read.
     pub(super) fn may_handle_more(&self) -> bool {
+        self.is_ready() && !self.is_crowded()
+    }
+
+    fn is_ready(&self) -> bool {
         self.is_sent()
             && self.out.end.is_none()
             && self.out.bytes.len() < ENOUGH_OUTPUT
             && self.session.wants_lines()
-            && !self.is_crowded()
     }
 
     /// Waits until an upstream has something to say or can take more, or there is another. Accepted shares are nothing to
     /// say, unless the miner waits for them.
-    pub(super) async fn wait(&mut self, mail: bool) {
-        let awaits_answers = self.session.awaits_answers() || self.is_crowded();
+    pub(super) async fn wait(&mut self, mail: bool, crowded: bool) {
+        let awaits_answers = self.session.awaits_answers() || crowded;
         if let Some(present) = &self.present {
             present.await_answers(awaits_answers);
         }
@@ -367,7 +376,7 @@ impl Driver {
         while self.session.in_flight() > 0 {
             self.out.bytes.clear();
             self.publish();
-            if timeout_at(deadline, self.wait(true)).await.is_err() {
+            if timeout_at(deadline, self.wait(true, false)).await.is_err() {
                 break;
             }
             self.handle_mail();

@@ -21,7 +21,10 @@ impl Socket {
     pub(crate) async fn farewell(&mut self, driver: &mut Driver, reconnect: bool) {
         let deadline = Instant::now() + PATIENCE;
         while driver.session.owes_answers() {
-            if timeout_at(deadline, driver.wait(true)).await.is_err() {
+            if timeout_at(deadline, driver.wait(true, false))
+                .await
+                .is_err()
+            {
                 break;
             }
             driver.handle_mail();

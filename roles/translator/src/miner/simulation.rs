@@ -36,6 +36,8 @@ struct Climate {
     cuts: bool,
     /// Shares that a miner may have on their way.
     most_in_flight: usize,
+    /// Requests that the queue of a connection holds.
+    queue: usize,
 }
 
 struct World {
@@ -102,8 +104,10 @@ impl World {
     /// Another connection is made, and all miners are to use it.
     fn connect(&mut self) {
         self.links += 1;
-        let aggregate = self.climate.aggregate;
-        let (wire, link) = Wire::new(self.links, 3, aggregate, &self.job_ids);
+        let Climate {
+            aggregate, queue, ..
+        } = self.climate;
+        let (wire, link) = Wire::new(self.links, queue, aggregate, &self.job_ids);
         self.pools.push(Pool::new(wire, self.climate.rules));
         self.upstream.send_replace(Some(link));
     }
@@ -371,6 +375,7 @@ async fn all_is_counted(rules: Rules, cuts: bool) {
                     rules,
                     cuts,
                     most_in_flight: 8,
+                    queue: 3,
                 };
                 println!("seed {seed}, {climate:?}");
                 World::new(seed, climate).run().await;

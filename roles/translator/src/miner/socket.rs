@@ -93,7 +93,7 @@ impl Socket {
     pub(crate) async fn serve(&mut self, driver: &mut Driver, shutdown: &CancellationToken) -> End {
         driver.attach();
         // It lives as long as the connection: all timers have one lock.
-        let mut alarm = pin!(sleep_until(driver.next_deadline().into()));
+        let mut alarm = pin!(sleep_until(driver.next_deadline(false).into()));
         let mut stopped = pin!(shutdown.cancelled());
         loop {
             driver.send_requests();
@@ -105,23 +105,28 @@ impl Socket {
             {
                 return End::Session(reason);
             }
-            let paused_until = self.paused_until();
-            if self.backlog && paused_until.is_none() && driver.may_handle_lines() {
-                self.handle_lines(&[], driver);
-                // Others run in between, however much this miner has sent.
-                tokio::task::yield_now().await;
-                continue;
-            }
             if self.transport.is_closed() && !self.backlog {
                 return End::Closed;
             }
             if std::mem::take(&mut self.long_turn) {
                 tokio::task::yield_now().await;
             }
+            // Others change it at any time. All that follows goes by what it is now, and nothing in between waits.
+            let crowded = driver.is_crowded();
+            let paused_until = self.paused_until();
+            let may_handle = paused_until.is_none() && driver.may_handle_lines(crowded);
+            if self.backlog && may_handle {
+                self.handle_lines(&[], driver);
+                // Others run in between, however much this miner has sent.
+                self.long_turn = true;
+                continue;
+            }
             driver.publish();
             driver.give_buffers_back();
             let writing = self.is_writing(driver);
-            let reading = !writing && paused_until.is_none() && driver.may_handle_lines();
+            // Nothing is read before all that was read is handled: a backlog and a read would be more than the lines' buffer
+            // is for, and the end of a connection would be taken for the end of what it said.
+            let reading = !writing && may_handle && !self.backlog;
             let interest = if writing {
                 Interest::WRITABLE
             } else {
@@ -129,7 +134,7 @@ impl Socket {
             };
             let deadline = self
                 .write_deadline
-                .unwrap_or_else(|| driver.next_deadline());
+                .unwrap_or_else(|| driver.next_deadline(crowded));
             let next_read = self.moderation.next_read().filter(|_| reading);
             let deadline = [paused_until, next_read]
                 .into_iter()
@@ -141,7 +146,7 @@ impl Socket {
             }
             let wake = tokio::select! {
                 _ = self.stream.ready(interest), if reading || writing => Wake::Socket,
-                () = driver.wait(!writing) => Wake::Driver,
+                () = driver.wait(!writing, crowded) => Wake::Driver,
                 () = &mut alarm => Wake::Deadline,
                 () = &mut stopped => Wake::Shutdown,
             };

@@ -70,7 +70,7 @@ impl Farmer {
     /// Sends some shares, good and bad, as far as the translator reads them.
     pub(super) fn submit(&mut self, rng: &mut StdRng) {
         for _ in 0..rng.random_range(1..6) {
-            if !self.driver.may_handle_lines() {
+            if !self.is_read() {
                 return;
             }
             let params = self.share(rng);
@@ -80,7 +80,7 @@ impl Farmer {
 
     /// Asks for another difficulty, in one of the ways that there are. Up to three of four hashes do not meet it.
     pub(super) fn wish(&mut self, rng: &mut StdRng) {
-        if !self.driver.may_handle_lines() {
+        if !self.is_read() {
             return;
         }
         let difficulty = 2e-10 * f64::from(1 << rng.random_range(0..3));
@@ -102,13 +102,18 @@ impl Farmer {
 
     /// Sends one share for the newest job, if the translator reads it.
     pub(super) fn submit_one(&mut self, nonce: u32) {
-        if !self.driver.may_handle_lines() {
+        if !self.is_read() {
             return;
         }
         let name = &self.name;
         let job = self.jobs.last().expect("it has work");
         let share = format!(r#""{name}","{job}","00000000","{NTIME:08x}","{nonce:08x}""#);
         self.ask("mining.submit", &share);
+    }
+
+    /// Whether the translator reads it.
+    fn is_read(&self) -> bool {
+        self.driver.may_handle_lines(self.driver.is_crowded())
     }
 
     fn share(&mut self, rng: &mut StdRng) -> String {
@@ -139,7 +144,7 @@ impl Farmer {
     fn ask(&mut self, method: &str, params: &str) {
         let id = self.asked.len() as u64 + 1;
         self.asked.insert(id, 0);
-        let line = format!(r#"{{"id":{id},"method":"{method}","params":[{params}]}}"#);
+        let line = line(id, method, params);
         let driver = &mut self.driver;
         driver
             .session
@@ -152,13 +157,14 @@ impl Farmer {
         self.read();
         let driver = &mut self.driver;
         driver.send_requests();
+        let crowded = driver.is_crowded();
         let mail = driver.is_written();
         // Takes a place in the queue that has become free.
-        let _ = once(&mut pin!(driver.wait(mail)));
+        let _ = once(&mut pin!(driver.wait(mail, crowded)));
         if mail {
             driver.handle_mail();
         }
-        if now().instant >= driver.next_deadline() {
+        if now().instant >= driver.next_deadline(crowded) {
             driver.on_deadline();
         }
         driver.send_requests();
@@ -229,6 +235,11 @@ impl Departed {
         status.depart(&self.entry, End::Closed.name());
         true
     }
+}
+
+/// One request.
+pub(super) fn line(id: u64, method: &str, params: &str) -> String {
+    format!(r#"{{"id":{id},"method":"{method}","params":[{params}]}}"#)
 }
 
 /// What there is now, without waiting.

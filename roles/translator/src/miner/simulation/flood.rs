@@ -2,8 +2,18 @@
 
 use std::ops::Range;
 
+use service::pace::Pace;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
+
+use super::farmer::line;
+use super::pool::NTIME;
 use super::*;
-use crate::upstream::{EACH, ENOUGH};
+use crate::miner::{Driver, End, Socket, now};
+use crate::session::Session;
+use crate::upstream::{Counted, EACH, ENOUGH};
 
 struct Flood {
     world: World,
@@ -19,6 +29,7 @@ impl Flood {
             rules: BY_THE_BOOK,
             cuts: false,
             most_in_flight: 4 * ENOUGH,
+            queue: 64,
         };
         let mut world = World::new(1, climate);
         world.settle().await;
@@ -103,4 +114,111 @@ async fn a_pool_that_answers_in_batches_larger_than_the_allowance_gets_them() {
     }
     assert!(flood.in_flight() > 2 * before, "{before}");
     flood.end().await;
+}
+
+/// A miner on a socket.
+struct Remote {
+    stream: BufReader<TcpStream>,
+    job: String,
+}
+
+impl Remote {
+    /// The miner, and the translator's end of its connection.
+    async fn connect() -> (Self, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap());
+        let (theirs, ours) = tokio::join!(theirs, listener.accept());
+        let miner = Self {
+            stream: BufReader::new(theirs.unwrap()),
+            job: String::new(),
+        };
+        (miner, ours.unwrap().0)
+    }
+
+    async fn ask(&mut self, method: &str, params: &str) {
+        let line = line(0, method, params) + "\n";
+        self.stream.write_all(line.as_bytes()).await.unwrap();
+    }
+
+    async fn next_job(&mut self) {
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).await.unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["method"] == "mining.notify" {
+                self.job = line["params"][0].as_str().unwrap().into();
+                return;
+            }
+        }
+    }
+
+    /// Shares, all in one write.
+    async fn submit(&mut self, nonces: Range<u32>) {
+        let job = &self.job;
+        let share = |nonce: u32| {
+            let share = format!(r#""remote","{job}","00000000","{NTIME:08x}","{nonce:08x}""#);
+            line(0, "mining.submit", &share) + "\n"
+        };
+        let lines: String = nonces.map(share).collect();
+        self.stream.write_all(lines.as_bytes()).await.unwrap();
+    }
+}
+
+/// What `serve` ends with, while `script` goes on beside it.
+async fn beside(serve: impl Future<Output = End>, script: impl Future<Output = ()>) -> End {
+    let script = async {
+        script.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        end = serve => end,
+        end = script => end,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_before_the_allowance_was_used_up_is_handled_when_it_is_free_again() {
+    const SHARES: u32 = 40;
+    let Flood { mut world, .. } = Flood::new().await;
+    tokio::time::resume();
+    let (mut remote, ours) = Remote::connect().await;
+    let entry = world.status.arrive(([127, 0, 0, 1], 1).into(), 1);
+    let session = Session::new(now(), [9; 4], Arc::clone(&world.settings));
+    let mut driver = Driver::new(session, entry, world.upstream.subscribe());
+    let pace = Pace::new(0, now().instant);
+    let mut socket = Socket::new(ours, Duration::from_secs(10), pace);
+    let shutdown = CancellationToken::new();
+    let script = async {
+        remote.ask("mining.subscribe", "").await;
+        remote.ask("mining.authorize", r#""remote","x""#).await;
+        let World {
+            pools, rng, ledger, ..
+        } = &mut world;
+        while pools[0].open_channels() < 5 {
+            yield_now().await;
+            pools[0].read(usize::MAX, rng, ledger);
+            pools[0].answer_opening(rng);
+        }
+        remote.next_job().await;
+        pools[0].ease();
+        remote.next_job().await;
+
+        // Others leave room for half of the shares, and are answered as soon as anybody else has a turn.
+        let link = world.upstream.borrow().clone().unwrap();
+        let mut others = Counted::default();
+        let room = usize::try_from(SHARES / 2).unwrap();
+        link.allowance().count(&mut others, ENOUGH - room);
+        remote.submit(0..SHARES).await;
+        remote.stream.shutdown().await.unwrap();
+        while !link.allowance().is_used_up(ENOUGH) {
+            yield_now().await;
+        }
+        link.allowance().count(&mut others, 0);
+    };
+    let end = beside(socket.serve(&mut driver, &shutdown), script).await;
+    assert_eq!(end, End::Closed);
+    let tally = driver.session.tally();
+    let all = u64::from(SHARES);
+    assert_eq!((tally.submitted, tally.forwarded), (all, all), "{tally:?}");
 }
