@@ -25,6 +25,9 @@ pub enum Fault {
     /// The object names no method and is no response either.
     #[error("no method")]
     NoMethod,
+    /// JSON that another parser may read as something else; only [`crate::parse_request_strictly`] minds.
+    #[error("keys or a method that can be read in more than one way")]
+    Ambiguous,
     /// The id is neither a number, a string nor null.
     #[error("id must be a number, a string or null")]
     BadId,

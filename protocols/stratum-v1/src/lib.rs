@@ -24,7 +24,9 @@ pub use id::Id;
 pub use json::{Array, Elements, Fault, Members, Object, Text, Value};
 pub use lines::{Line, LineBuffer, Lines, MAX_LINE};
 pub use notify::{Notification, NotifyTemplate};
-pub use request::{Configure, Method, ParseError, Request, VersionRolling, parse_request};
+pub use request::{
+    Configure, Method, ParseError, Request, VersionRolling, parse_request, parse_request_strictly,
+};
 pub use server::{
     ConfigureReply, ErrorCode, write_configure_result, write_error, write_get_version,
     write_reconnect, write_reconnect_here, write_result, write_result_true, write_set_difficulty,

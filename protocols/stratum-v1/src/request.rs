@@ -119,13 +119,58 @@ pub struct ParseError<'a> {
 /// # Errors
 /// Says what was wrong, with the id if it could be read, so that every request with an id can be answered.
 pub fn parse_request(line: &[u8]) -> Result<Request<'_>, ParseError<'_>> {
+    request_in(Envelope::read(line)?)
+}
+
+/// The same for who must know that nobody else reads the line as another request. Refused are keys that are escaped, come
+/// twice, or are known ones but for their case, which Go's `encoding/json` ignores; a response with members of a request; and
+/// a method that is escaped, or that begins like one that names a worker, which is all that ckpool looks at.
+///
+/// # Errors
+/// Also [`Fault::Ambiguous`].
+pub fn parse_request_strictly(line: &[u8]) -> Result<Request<'_>, ParseError<'_>> {
+    let envelope = Envelope::read(line)?;
+    let (id, is_plain) = (envelope.id, !envelope.ambiguous);
+    let is_only_a_response =
+        !envelope.others && envelope.method.is_none() && envelope.params.is_none();
+    let request = request_in(envelope)?;
+    let is_clear = is_plain
+        && match request.method {
+            Method::Response => is_only_a_response,
+            Method::Unknown { name } => names_no_worker(name),
+            _ => true,
+        };
+    if is_clear {
+        Ok(request)
+    } else {
+        Err(ParseError {
+            id,
+            fault: Fault::Ambiguous,
+        })
+    }
+}
+
+/// Whether no server takes the method for one that names a worker.
+fn names_no_worker(method: Text<'_>) -> bool {
+    let Some(name) = method.plain().filter(|name| name.is_ascii()) else {
+        return false;
+    };
+    let name = name.trim_start().as_bytes();
+    let begins = |with: &str| {
+        let start = name.get(..with.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    !begins("mining.auth") && !begins("mining.submit")
+}
+
+fn request_in(envelope: Envelope<'_>) -> Result<Request<'_>, ParseError<'_>> {
     let Envelope {
         id,
         method,
         params,
         response,
         ..
-    } = Envelope::read(line)?;
+    } = envelope;
     let fail = |fault| ParseError { id, fault };
     let Some(Value::Text(name)) = method else {
         let nothing_asked = matches!(method, None | Some(Value::Null));
@@ -243,6 +288,10 @@ pub(crate) struct Envelope<'a> {
     pub(crate) error: Option<Value<'a>>,
     /// Whether there is a `result` or an `error`, null or not.
     pub(crate) response: bool,
+    /// Whether another parser could take other members for these: keys are escaped, come twice, or differ in case only.
+    ambiguous: bool,
+    /// Whether there are members that are not among these, and not the version of JSON-RPC.
+    others: bool,
 }
 
 impl<'a> Envelope<'a> {
@@ -254,6 +303,8 @@ impl<'a> Envelope<'a> {
             result: None,
             error: None,
             response: false,
+            ambiguous: false,
+            others: false,
         };
         let outcome = match std::str::from_utf8(line) {
             Ok(text) => envelope.fill(text),
@@ -292,22 +343,41 @@ impl<'a> Envelope<'a> {
             let key = scanner.key()?;
             let before = scanner.position();
             let value = scanner.value()?;
-            match key.plain().unwrap_or_default() {
+            let twice = match key.plain().unwrap_or_default() {
                 "id" => {
                     let id = Id::from_json(text[before..scanner.position()].trim(), value);
                     bad_id = id.is_none();
-                    self.id = id.unwrap_or(Id::NULL);
+                    let before = std::mem::replace(&mut self.id, id.unwrap_or(Id::NULL));
+                    !before.is_absent()
                 }
-                "method" => self.method = Some(value),
-                "params" => self.params = Some(value),
-                "result" => (self.result, self.response) = (Some(value), true),
-                "error" => (self.error, self.response) = (Some(value), true),
-                _ => {}
-            }
+                "method" => self.method.replace(value).is_some(),
+                "params" => self.params.replace(value).is_some(),
+                "result" => {
+                    self.response = true;
+                    self.result.replace(value).is_some()
+                }
+                "error" => {
+                    self.response = true;
+                    self.error.replace(value).is_some()
+                }
+                "jsonrpc" => false,
+                _ => {
+                    self.others = true;
+                    may_be_known(key)
+                }
+            };
+            self.ambiguous |= twice;
         }
         if !scanner.at_end() {
             return Err(Fault::NotJson);
         }
         if bad_id { Err(Fault::BadId) } else { Ok(()) }
     }
+}
+
+/// Whether a parser that decodes keys, or takes no notice of their case, could know this one.
+fn may_be_known(key: Text<'_>) -> bool {
+    const KNOWN: [&str; 5] = ["id", "method", "params", "result", "error"];
+    let plain = key.plain().filter(|key| key.is_ascii());
+    plain.is_none_or(|key| KNOWN.iter().any(|known| key.eq_ignore_ascii_case(known)))
 }

@@ -191,6 +191,7 @@ pub fn parse_server_message(line: &[u8]) -> Result<ServerMessage<'_>, ParseError
         result,
         error,
         response,
+        ..
     } = Envelope::read(line)?;
     let fail = |fault| ParseError { id, fault };
     let Some(Value::Text(name)) = method else {
