@@ -20,7 +20,7 @@ use crate::clients::{Origin, UNKNOWN};
 use crate::pools::{Latencies, latencies};
 use crate::telling::{GONE, farewell};
 use crate::totals::Totals;
-use crate::watcher::{Kind, Seen};
+use crate::watcher::{Kind, Seen, shortened};
 
 /// The pool's host of connections that found no pool.
 const NO_POOL: &str = "none";
@@ -361,7 +361,7 @@ impl Entry {
     }
 
     pub(crate) fn is_user(&self, user: &str) {
-        self.now().user = Some(Box::from(user));
+        self.now().user = Some(shortened(user.chars()));
     }
 
     pub(crate) fn has_user_agent(&self, user_agent: &str) {

@@ -211,6 +211,7 @@ fn own(families: &mut Families, handle: &Handle, sums: &Sums) {
         ("oversized-line", 0),
         ("unmatched", 0),
         ("difficulty-change", 0),
+        ("implausible-share", 0),
     ];
     for cell in sums.cells.values() {
         let more = &cell.totals.noticed;
@@ -218,6 +219,7 @@ fn own(families: &mut Families, handle: &Handle, sums: &Sums) {
         noticed[1].1 += more.oversized_lines;
         noticed[2].1 += more.unmatched;
         noticed[3].1 += more.difficulty_changes;
+        noticed[4].1 += more.implausible_shares;
     }
     families.counters(
         "hashpool_relay_noticed_total",

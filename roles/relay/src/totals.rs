@@ -45,6 +45,8 @@ pub struct Noticed {
     pub unmatched: u64,
     /// Changes of the difficulty.
     pub difficulty_changes: u64,
+    /// Accepted shares of a difficulty that nobody has the hashes for. They are counted, their work is not.
+    pub implausible_shares: u64,
 }
 
 impl Totals {
@@ -66,6 +68,7 @@ impl Totals {
         self.noticed.oversized_lines += other.noticed.oversized_lines;
         self.noticed.unmatched += other.noticed.unmatched;
         self.noticed.difficulty_changes += other.noticed.difficulty_changes;
+        self.noticed.implausible_shares += other.noticed.implausible_shares;
         self.pauses += other.pauses;
         self.resumes += other.resumes;
     }

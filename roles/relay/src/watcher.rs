@@ -12,16 +12,22 @@ use std::time::{Duration, Instant};
 
 use stratum_v1::{
     Fault, Id, Line, LineBuffer, Method, Notify, ParseError, RpcError, ServerMessage, Text, Value,
-    parse_request, parse_server_message,
+    parse_request_strictly, parse_server_message,
 };
 use work::Difficulty;
 
 use crate::totals::{Reason, Totals};
 use jobs::Jobs;
-use requests::{Answered, Asked, Requests};
+use requests::{Answered, Other, Requests};
 
-/// The longest name of a miner, or of its software, that is kept; longer ones are cut.
+/// The longest name of a miner, or of its software, that is shown; longer ones are cut.
 const MAX_NAME: usize = 256;
+
+/// Of a name that is longer than twice this so much of its beginning and of its end is kept, which patterns look at.
+const NAME_ENDS: usize = 1_024;
+
+/// More hashes than anybody has for a share: several times those of a block. What is claimed beyond is not billed.
+const MOST_WORK: u128 = 1 << 80;
 
 /// Kinds of requests, as metrics tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +122,10 @@ impl Watcher {
         while let Some(line) = lines.next() {
             match line {
                 Line::Whole(line) => self.request(line, now),
-                Line::TooLong => self.seen.totals.noticed.oversized_lines += 1,
+                Line::TooLong => {
+                    self.seen.totals.noticed.oversized_lines += 1;
+                    self.requests.unreadable();
+                }
             }
         }
         drop(lines);
@@ -142,7 +151,7 @@ impl Watcher {
         std::mem::take(&mut self.seen)
     }
 
-    /// The first name that the pool has authorised.
+    /// The first name that the pool has authorised, for patterns to be looked for in.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
@@ -167,56 +176,51 @@ impl Watcher {
     }
 
     fn request(&mut self, line: &[u8], now: Instant) {
-        let (id, kind) = match parse_request(line) {
-            Ok(request) => {
-                let kind = match request.method {
-                    Method::Submit(submit) => {
-                        self.seen.totals.submits += 1;
-                        let work = self.jobs.work_of(submit.job_id);
-                        return self.asked(request.id, Asked::Submit { work }, now);
-                    }
-                    Method::Authorize { user, .. } => {
-                        let user = self.user.is_none().then(|| shortened(user));
-                        return self.asked(request.id, Asked::Authorize { user }, now);
-                    }
-                    Method::Subscribe { user_agent, .. } => {
-                        if let Some(name) = user_agent {
-                            self.user_agent = Some(shortened(name));
-                        }
-                        Kind::Subscribe
-                    }
-                    Method::Configure(_) => Kind::Configure,
-                    // An answer to the pool, which it may need or not.
-                    Method::Response => return,
-                    _ => Kind::Other,
-                };
-                (request.id, kind)
-            }
+        let request = match parse_request_strictly(line) {
+            Ok(request) => request,
             // What the pool makes of it is its own affair: some take a share that another would not.
             Err(ParseError {
                 id,
                 fault: Fault::BadSubmit(_),
             }) => {
-                self.seen.totals.submits += 1;
                 self.seen.totals.noticed.malformed_lines += 1;
-                let work = self.jobs.least();
-                return self.asked(id, Asked::Submit { work }, now);
+                return self.submitted(id, self.jobs.least(), now);
             }
             Err(_) => {
                 self.seen.totals.noticed.malformed_lines += 1;
-                return;
+                return self.requests.unreadable();
             }
         };
-        self.asked(id, Asked::Else(kind), now);
+        let (kind, user) = match request.method {
+            Method::Submit(submit) => {
+                let work = self.jobs.work_of(submit.job_id);
+                return self.submitted(request.id, work, now);
+            }
+            Method::Authorize { user, .. } => {
+                let user = self.user.is_none().then(|| without_middle(user));
+                (Kind::Authorize, user)
+            }
+            Method::Subscribe { user_agent, .. } => {
+                if let Some(name) = user_agent {
+                    self.user_agent = Some(shortened(name.chars()));
+                }
+                (Kind::Subscribe, None)
+            }
+            Method::Configure(_) => (Kind::Configure, None),
+            // An answer to the pool, which it may need or not.
+            Method::Response => return,
+            _ => (Kind::Other, None),
+        };
+        if !request.id.is_absent() && request.id != Id::NULL {
+            let all_are_followed = self.requests.ask(request.id, Other { kind, user }, now);
+            self.seen.totals.noticed.unmatched += u64::from(!all_are_followed);
+        }
     }
 
-    fn asked(&mut self, id: Id<'_>, what: Asked, now: Instant) {
-        if id.is_absent() || id == Id::NULL {
-            return;
-        }
-        if !self.requests.ask(id, what, now) {
-            self.seen.totals.noticed.unmatched += 1;
-        }
+    fn submitted(&mut self, id: Id<'_>, work: u128, now: Instant) {
+        self.seen.totals.submits += 1;
+        let all_are_followed = self.requests.submit(id, work, now);
+        self.seen.totals.noticed.unmatched += u64::from(!all_are_followed);
     }
 
     fn message(&mut self, line: &[u8], now: Instant) {
@@ -245,57 +249,74 @@ impl Watcher {
     }
 
     fn answered(&mut self, id: Id<'_>, outcome: Result<Value<'_>, RpcError<'_>>, now: Instant) {
-        let Some(Answered { asked, at }) = self.requests.answer(id) else {
-            // Some pools say with such a line that they heard something that needs no answer.
-            if !id.is_absent() && id != Id::NULL {
-                self.seen.totals.noticed.unmatched += 1;
+        // Some pools answer with a status instead of `true`; only `false` and nothing are a refusal.
+        let accepts = !matches!(outcome, Ok(Value::Bool(false) | Value::Null) | Err(_));
+        let (kind, at) = match self.requests.answer(id, accepts) {
+            Some(Answered::Share { work, at }) => {
+                self.share_answered(outcome.err(), accepts, work);
+                (Kind::Submit, at)
             }
-            return;
-        };
-        let granted = matches!(outcome, Ok(Value::Bool(true)));
-        let kind = match asked {
-            Asked::Submit { work } => {
-                self.share_answered(outcome, work);
-                Kind::Submit
+            Some(Answered::UnfollowedShare { was_read }) => {
+                self.seen.totals.submits += u64::from(!was_read);
+                return self.share_answered(None, true, self.jobs.least());
             }
-            Asked::Authorize { user } => {
-                if granted && self.user.is_none() {
-                    self.user = user;
+            Some(Answered::Other { asked, at }) => {
+                if accepts && self.user.is_none() {
+                    self.user = asked.user;
                 }
-                Kind::Authorize
+                (asked.kind, at)
             }
-            Asked::Else(kind) => kind,
+            None => {
+                // Some pools say with such a line that they heard something that needs no answer.
+                if !id.is_absent() && id != Id::NULL {
+                    self.seen.totals.noticed.unmatched += 1;
+                }
+                return;
+            }
         };
         let took = now.saturating_duration_since(at);
         self.seen.answers.push((kind, took));
     }
 
-    fn share_answered(&mut self, outcome: Result<Value<'_>, RpcError<'_>>, work: u128) {
+    fn share_answered(&mut self, error: Option<RpcError<'_>>, accepted: bool, work: u128) {
         let totals = &mut self.seen.totals;
-        let reason = match outcome {
-            // Some pools answer with a status instead of `true`; only `false` and nothing are a refusal.
-            Ok(Value::Bool(false) | Value::Null) => Reason::Other,
-            Ok(_) => {
-                totals.accepted += 1;
-                totals.work = totals.work.saturating_add(work);
-                return;
-            }
-            Err(error) => Reason::of_code(error.code),
-        };
-        totals.rejected[reason as usize] += 1;
+        if !accepted {
+            let reason = error.map_or(Reason::Other, |error| Reason::of_code(error.code));
+            totals.rejected[reason as usize] += 1;
+            return;
+        }
+        totals.accepted += 1;
+        if work <= MOST_WORK {
+            totals.work = totals.work.saturating_add(work);
+        } else {
+            totals.noticed.implausible_shares += 1;
+        }
     }
 }
 
-/// A name as far as it is kept.
-fn shortened(name: Text<'_>) -> Box<str> {
+/// A name that ends are looked for in, and nothing between them.
+fn without_middle(name: Text<'_>) -> Box<str> {
+    let name = name.decode();
+    if name.len() <= 2 * NAME_ENDS {
+        return name.into();
+    }
+    let boundary = |at: &usize| name.is_char_boundary(*at);
+    let beginning = (0..=NAME_ENDS).rev().find(boundary).unwrap_or_default();
+    let end = (name.len() - NAME_ENDS..=name.len()).find(boundary);
+    [&name[..beginning], &name[end.unwrap_or(name.len())..]]
+        .concat()
+        .into()
+}
+
+/// A name as far as it is shown.
+pub(crate) fn shortened(name: impl Iterator<Item = char>) -> Box<str> {
     let mut bytes = 0;
-    name.chars()
-        .take_while(|character| {
-            bytes += character.len_utf8();
-            bytes <= MAX_NAME
-        })
-        .collect::<String>()
-        .into_boxed_str()
+    name.take_while(|character| {
+        bytes += character.len_utf8();
+        bytes <= MAX_NAME
+    })
+    .collect::<String>()
+    .into_boxed_str()
 }
 
 #[cfg(test)]

@@ -184,28 +184,179 @@ fn a_name_is_the_miners_when_the_pool_has_accepted_it() {
 }
 
 #[test]
-fn names_are_kept_in_part_only() {
-    let mut watcher = watcher();
-    let name = "ü".repeat(400);
+fn a_long_name_is_kept_with_both_its_ends() {
+    let mut watcher = Watcher::new(LineLimits {
+        miner: 16 * 1024,
+        pool: 2048,
+    });
+    let name = format!("acme.{}.site", "ü".repeat(4_000));
     show(
         &mut watcher,
         &[(Miner, authorize(1, &name)), (Pool, accept(1))],
     );
-    assert_eq!(watcher.user().map(str::len), Some(MAX_NAME));
+    let kept = watcher.user().unwrap();
+    assert!(kept.len() <= 2 * NAME_ENDS);
+    assert!(kept.starts_with("acme.ü") && kept.ends_with("ü.site"));
 }
 
 #[test]
-fn requests_without_an_answer_are_bounded_and_make_room_in_the_end() {
+fn a_name_is_the_miners_however_the_pool_says_yes() {
+    for (yes, user) in [
+        ("true", Some("me.1")),
+        (r#"{"status":"OK"}"#, Some("me.1")),
+        ("false", None),
+        ("null", None),
+    ] {
+        let mut watcher = watcher();
+        let answer = accept(1).replace("true", yes);
+        show(
+            &mut watcher,
+            &[(Miner, authorize(1, "me.1")), (Pool, answer)],
+        );
+        assert_eq!(watcher.user(), user, "{yes}");
+    }
+}
+
+#[test]
+fn no_name_is_the_miners_by_the_answer_to_something_else() {
+    let mut watcher = watcher();
+    let ping = authorize(1, "x").replace("mining.authorize", "mining.ping");
+    show(
+        &mut watcher,
+        &[
+            (Miner, authorize(1, "victim.1")),
+            (Miner, ping),
+            (Pool, accept(1)),
+            (Pool, refuse(1, 24)),
+        ],
+    );
+    assert_eq!(watcher.user(), None);
+}
+
+#[test]
+fn requests_without_an_answer_are_bounded_and_hide_no_share() {
     let (mut watcher, start) = (watcher(), Instant::now());
     for id in 0..5_000 {
         watcher.miner_said(submit(id, "j").as_bytes(), start);
     }
     let totals = watcher.take().totals;
-    assert_eq!((totals.submits, totals.noticed.unmatched), (5_000, 904));
-    let much_later = start + Duration::from_secs(301);
-    watcher.miner_said(submit(9_999, "j").as_bytes(), much_later);
-    watcher.pool_said(accept(9_999).as_bytes(), much_later);
-    assert_eq!(watcher.take().totals.accepted, 1);
+    assert_eq!((totals.submits, totals.noticed.unmatched), (5_000, 3_976));
+    // Those that are not followed any more are accepted all the same.
+    for id in 0..5_000 {
+        watcher.pool_said(accept(id).as_bytes(), start);
+    }
+    assert_eq!(watcher.take().totals.accepted, 5_000);
+    watcher.pool_said(accept(5_001).as_bytes(), start);
+    assert_eq!(watcher.take().totals.accepted, 0);
+}
+
+#[test]
+fn a_request_that_is_never_answered_shifts_no_later_answer_for_good() {
+    let (mut watcher, start) = (watcher(), Instant::now());
+    watcher.miner_said(submit(4, "j").as_bytes(), start);
+    let later = start + Duration::from_secs(301);
+    watcher.miner_said(submit(4, "j").as_bytes(), later);
+    watcher.pool_said(accept(4).as_bytes(), later);
+    let seen = watcher.take();
+    assert_eq!(seen.answers, [(Kind::Submit, Duration::ZERO)]);
+    assert_eq!(seen.totals.accepted, 1);
+}
+
+#[test]
+fn nothing_that_a_miner_says_beside_its_shares_hides_one() {
+    let other = |method: &str| authorize(7, "x").replace("mining.authorize", method);
+    let as_id = |id: &str| submit(7, "j").replace(":7", id);
+    let says = |id: &str| accept(7).replace(":7", id);
+    for (what, lines) in [
+        (
+            "a method that pools ignore",
+            vec![(Miner, other("x")), (Miner, submit(7, "j"))],
+        ),
+        (
+            "a name that is refused",
+            vec![
+                (Miner, authorize(7, "victim.1")),
+                (Miner, submit(7, "j")),
+                (Pool, refuse(7, 24)),
+            ],
+        ),
+        (
+            "a flood of what pools ignore",
+            (0..5_000)
+                .map(|id| (Miner, other("x").replace(":7", &format!(":{id}"))))
+                .chain([(Miner, submit(7, "j"))])
+                .collect(),
+        ),
+        (
+            "a key that is escaped",
+            vec![(Miner, submit(7, "j").replace("method", "m\\u0065thod"))],
+        ),
+        (
+            "the same behind a method that pools ignore",
+            vec![
+                (Miner, other("x")),
+                (Miner, submit(7, "j").replace("method", "m\\u0065thod")),
+            ],
+        ),
+        (
+            "a method in another case",
+            vec![(Miner, other("Mining.submit"))],
+        ),
+        (
+            "a method that begins as the right one",
+            vec![(Miner, other("mining.submitted"))],
+        ),
+        (
+            "a line that is too long to be looked at",
+            vec![(
+                Miner,
+                submit(7, "j").replace('{', &format!("{{{}", " ".repeat(2_000))),
+            )],
+        ),
+        (
+            "lines that nobody reads",
+            vec![
+                (Miner, as_id(":null")),
+                (Miner, "}\n".into()),
+                (Pool, refuse(7, 20).replace(":7", ":null")),
+                (Pool, accept(7).replace(":7", ":null")),
+                // Of the first; the other one is for all cases.
+                (Miner, submit(7, "j")),
+            ],
+        ),
+    ] {
+        let mut watcher = watcher();
+        show(&mut watcher, &lines);
+        let mut totals = show(&mut watcher, &[]);
+        totals.add(&show(&mut watcher, &[(Pool, accept(7))]));
+        assert_eq!(totals.accepted, 1, "{what}");
+        assert!(totals.work > 0, "{what}");
+    }
+    for (id, answered) in [
+        (":null", ":null"),
+        (":1.0", ":1"),
+        (":\"\\u0061\"", ":\"a\""),
+        (":\"x\"", ":0"),
+        (":4294967297", ":1"),
+    ] {
+        let lines = [(Miner, as_id(id)), (Pool, says(answered))];
+        assert_eq!(show(&mut watcher(), &lines).accepted, 1, "{id}");
+    }
+}
+
+#[test]
+fn what_was_never_asked_is_no_share() {
+    let mut watcher = watcher();
+    let lines: Vec<_> = (0..10).map(|id| (Pool, accept(id))).collect();
+    assert_eq!(show(&mut watcher, &lines).accepted, 0);
+    let lines = [
+        (Miner, submit(1, "j")),
+        (Pool, accept(2)),
+        (Pool, refuse(1, 23)),
+        (Pool, accept(1)),
+    ];
+    let totals = show(&mut watcher, &lines);
+    assert_eq!((totals.accepted, totals.rejected[3]), (0, 1));
 }
 
 #[test]
@@ -230,19 +381,27 @@ fn what_cannot_be_read_is_counted_and_changes_nothing_else() {
 }
 
 #[test]
-fn no_difficulty_of_a_pool_makes_the_sum_wrong() {
-    let totals = show(
-        &mut watcher(),
-        &[
-            (Pool, difficulty(f64::MAX)),
-            (Pool, notify("j", true)),
-            (Miner, submit(1, "j")),
-            (Miner, submit(2, "j")),
-            (Pool, accept(1)),
-            (Pool, accept(2)),
-        ],
-    );
-    assert_eq!(totals.work, u128::MAX);
+fn a_share_that_nobody_has_the_hashes_for_is_counted_and_makes_no_sum_wrong() {
+    let mut watcher = watcher();
+    for (value, is_billed) in [
+        (f64::MAX, false),
+        (4e21, false),
+        (2.8e14, true),
+        (1.0, true),
+    ] {
+        let totals = show(
+            &mut watcher,
+            &[
+                (Pool, difficulty(value)),
+                (Pool, notify("j", true)),
+                (Miner, submit(1, "j")),
+                (Pool, accept(1)),
+            ],
+        );
+        let expected = if is_billed { work(value) } else { 0 };
+        assert_eq!((totals.accepted, totals.work), (1, expected), "{value}");
+        assert_eq!(totals.noticed.implausible_shares, u64::from(!is_billed));
+    }
 }
 
 fn any_line() -> impl Strategy<Value = (Side, String)> {
