@@ -19,6 +19,9 @@ const NAMES_KNOWN: usize = 1_000_000;
 /// The name that workers beyond the limit are booked under.
 const OTHER: &str = "other";
 
+/// Bytes of a batch after which it takes no further order. Transactions stay short, however much has waited.
+const FULL: usize = 64 * 1024;
+
 /// What happened to a block.
 #[derive(Debug, Clone)]
 pub(crate) enum BlockChange {
@@ -72,6 +75,11 @@ impl Batch {
                 waiting.receipts.push(receipt);
             }
         }
+    }
+
+    /// Whether the next order has to wait for another batch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.work.as_bytes().len() >= FULL
     }
 
     fn add_entry(&mut self, minute: i64, entry: &Entry, names: &mut Names) {
@@ -189,6 +197,7 @@ mod tests {
             };
             batch.add_entry(minute, &entry, &mut names);
         }
+        batch.work.seal();
         let row = Row {
             server_id: 1,
             boot: 1,

@@ -4,13 +4,21 @@
 
 use std::collections::BTreeMap;
 
+use crc::{CRC_32_ISCSI, Crc};
 use diesel::{
     QueryableByName,
     sql_types::{BigInt, Binary},
 };
+use storage::MOST_WORK;
 
 /// The encoding that is written, and the only one that is read.
 const VERSION: u8 = 1;
+
+/// Finds damage that would read as other work than was done.
+const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+/// The version and the checksum of all that follows.
+const HEADER_SIZE: usize = 1 + size_of::<u32>();
 
 /// Sums of one fold, after which it takes no further batch: its transaction must not hold up commits.
 const MOST_SUMS: usize = 4000;
@@ -37,14 +45,17 @@ impl Sum {
     }
 }
 
-/// What a batch books, as it stands in its row: a version, then the bookings one after the other. Numbers are in LEB128,
-/// names behind their length.
+/// Which of a server's batches: the start, and the number within it.
+pub(crate) type Place = (i64, i64);
+
+/// What a batch books, as it stands in its row: a version, a checksum, then the bookings one after the other. Numbers are
+/// in LEB128, names behind their length.
 #[derive(Debug, Clone)]
 pub(crate) struct Deltas(Vec<u8>);
 
 impl Default for Deltas {
     fn default() -> Self {
-        Self(vec![VERSION])
+        Self(vec![VERSION, 0, 0, 0, 0])
     }
 }
 
@@ -54,8 +65,16 @@ impl Deltas {
         self.0.push(key.solo.into());
         self.name(key.account);
         self.name(key.worker);
-        self.number(sum.shares.into());
-        self.number(sum.work);
+        self.number(sum.shares.min(i64::MAX.unsigned_abs()).into());
+        self.number(sum.work.min(MOST_WORK));
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn seal(&mut self) {
+        if let Some((header, bookings)) = self.0.split_at_mut_checked(HEADER_SIZE) {
+            let checksum = CHECKSUM.checksum(bookings);
+            header[1..].copy_from_slice(&checksum.to_le_bytes());
+        }
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -108,6 +127,12 @@ pub struct Unreadable {
     pub problem: &'static str,
 }
 
+impl Unreadable {
+    pub(crate) fn place(&self) -> Place {
+        (self.boot, self.batch)
+    }
+}
+
 impl Row {
     /// All that the batch books, or nothing of it.
     pub(crate) fn deltas(&self) -> Result<Vec<(Key<'_>, Sum)>, Unreadable> {
@@ -117,10 +142,18 @@ impl Row {
             batch: self.batch,
             problem,
         };
-        let mut rest = match self.work.split_first() {
-            Some((&VERSION, rest)) => Reading(rest),
-            Some(_) => return Err(unreadable("a newer version wrote it; use that one")),
-            None => return Err(unreadable("it is damaged")),
+        let mut rest = match self.work.split_first_chunk::<HEADER_SIZE>() {
+            Some(([VERSION, checksum @ ..], rest))
+                if CHECKSUM.checksum(rest).to_le_bytes() == *checksum =>
+            {
+                Reading(rest)
+            }
+            _ => {
+                return Err(unreadable(match self.work.first() {
+                    Some(&VERSION) | None => "it is damaged",
+                    Some(_) => "a newer version wrote it; use that one",
+                }));
+            }
         };
         let mut deltas = Vec::new();
         while !rest.0.is_empty() {
@@ -144,7 +177,7 @@ impl<'a> Reading<'a> {
         };
         let (account, worker) = (self.name()?, self.name()?);
         let shares = self.number()?.try_into().ok()?;
-        let work = self.number()?;
+        let work = self.number().filter(|work| *work <= MOST_WORK)?;
         let key = Key {
             minute,
             account,
@@ -185,7 +218,7 @@ pub(crate) struct Fold<'a> {
     /// What is added to them, in the order of their keys, so that several servers never wait for each other in a circle.
     pub sums: BTreeMap<Key<'a>, Sum>,
     /// Start and number of the last batch that is in it.
-    pub last: Option<(i64, i64)>,
+    pub last: Option<Place>,
     /// Why the batch after that is not in it, where that is no lack of room.
     pub unreadable: Option<Unreadable>,
 }
@@ -222,11 +255,13 @@ mod tests {
     use super::*;
 
     fn row(batch: i64, work: &Deltas) -> Row {
+        let mut work = work.clone();
+        work.seal();
         Row {
             server_id: 1,
             boot: 2,
             batch,
-            work: work.0.clone(),
+            work: work.0,
         }
     }
 
@@ -242,13 +277,13 @@ mod tests {
     type Booking = (i64, bool, String, String, u64, u128);
 
     fn booking() -> impl Strategy<Value = Booking> {
-        let number = prop_oneof![Just(0), Just(u128::MAX), any::<u128>(), 0_u128..300];
+        let number = prop_oneof![Just(0), Just(MOST_WORK), 0..=MOST_WORK, 0_u128..300];
         (
             0..i64::MAX,
             any::<bool>(),
             ".{0,40}",
             ".{0,200}",
-            any::<u64>(),
+            0..=i64::MAX.unsigned_abs(),
             number,
         )
     }
@@ -283,14 +318,22 @@ mod tests {
         }
 
         #[test]
-        fn damage_is_found_or_reads_as_something_and_never_more(
+        fn a_byte_that_was_altered_is_found(
             bookings in prop::collection::vec(booking(), 1..5),
             at: prop::sample::Index,
-            byte: u8,
+            by in 1..=u8::MAX,
         ) {
-            let (mut work, _) = written(&bookings);
-            let at = at.index(work.0.len());
-            work.0[at] = byte;
+            let (work, _) = written(&bookings);
+            let mut row = row(1, &work);
+            let at = at.index(row.work.len());
+            row.work[at] ^= by;
+            prop_assert!(row.deltas().is_err());
+        }
+
+        #[test]
+        fn any_bytes_read_as_bookings_or_as_damage(bytes: Vec<u8>) {
+            let mut work = Deltas::default();
+            work.0.extend(bytes);
             // It neither panics nor invents bookings out of nothing.
             if let Ok(deltas) = row(1, &work).deltas() {
                 prop_assert!(deltas.len() <= work.0.len());
@@ -306,10 +349,10 @@ mod tests {
             work: 1 << 80,
         };
         work.push(key(1, "a"), sum);
-        let whole = work.0.len();
         work.push(key(1, "b"), sum);
-        for length in (0..work.0.len()).filter(|length| ![1, whole].contains(length)) {
-            let row = row(7, &Deltas(work.0[..length].to_vec()));
+        for length in 0..work.0.len() {
+            let mut row = row(7, &work);
+            row.work.truncate(length);
             let unreadable = row.deltas().unwrap_err();
             assert_eq!(
                 unreadable.to_string(),

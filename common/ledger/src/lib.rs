@@ -11,6 +11,7 @@ mod batch;
 mod block;
 mod booking;
 mod config;
+mod fold;
 mod journal;
 mod report;
 mod store;
@@ -30,7 +31,7 @@ pub use storage::Health;
 use booking::Inbox;
 use service::http::Histogram;
 use storage::{Keeper, Url};
-use store::{Connection, Folded, Server};
+use store::{Connection, Server};
 use writer::Writer;
 
 /// How long accepted shares have waited until they were durable, in seconds, by share.
@@ -100,11 +101,10 @@ impl Opened {
         self.delays.subscribe()
     }
 
-    /// Counts this start of the server, after which an earlier one that still runs can write no more, and folds what
-    /// earlier ones have left in the journal.
+    /// Counts this start of the server, after which an earlier one that still runs can write no more.
     ///
     /// # Errors
-    /// [`Error::Database`], [`Error::Journal`].
+    /// [`Error::Database`].
     pub async fn start(self, server_id: u16) -> Result<Ledger, Error> {
         let Self {
             config,
@@ -113,17 +113,8 @@ impl Opened {
             delays,
         } = self;
         let id = server_id.into();
-        let connection = database.connection().await?;
-        let boot = connection.count_start(id).await?;
+        let boot = database.connection().await?.count_start(id).await?;
         let server = Server { id, boot };
-        loop {
-            match connection.fold(server).await? {
-                Folded::Some => {}
-                Folded::Unreadable(unreadable) => return Err(unreadable.into()),
-                // Where it is not this start's any more, the writer will find out.
-                Folded::All | Folded::TakenOver => break,
-            }
-        }
         let (inbox, outlet) = booking::queue(config.queue);
         let health = database.health();
         let writer = Writer::new(&config, database, server, outlet, delays);
@@ -231,7 +222,9 @@ pub enum Error {
         problem: String,
     },
     /// There is a database, and no ledger in it.
-    #[error("there is no ledger in {0}")]
+    #[error(
+        "there is no ledger in {0}, or one of an earlier version: a pool of this version has to start with it first"
+    )]
     Empty(String),
     /// The tables are of a later version.
     #[error(

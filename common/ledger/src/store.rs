@@ -16,7 +16,7 @@ use self::statements as sql;
 use crate::{
     batch::Batch,
     block::shown,
-    journal::{Fold, Row, Unreadable},
+    journal::{Fold, Place, Row, Unreadable},
     report::Minutes,
 };
 
@@ -41,11 +41,15 @@ pub(crate) enum Committed {
 /// What there was to fold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Folded {
-    /// All that is in this server's journal.
-    All,
-    /// Some of it.
-    Some,
-    /// Nothing, because this is the oldest batch.
+    /// Nothing.
+    Nothing,
+    /// The batches up to this place.
+    UpTo {
+        place: Place,
+        /// There is more behind it.
+        more: bool,
+    },
+    /// Nothing, because this is the oldest batch. It stays where it is, and others can be folded behind its place.
     Unreadable(Unreadable),
     /// A later start of the same server writes.
     TakenOver,
@@ -130,17 +134,28 @@ impl Connection {
         }
     }
 
-    /// Adds this server's oldest batches in the journal, of this start and of earlier ones, to the sums, as many as make a
-    /// short transaction.
-    pub(crate) async fn fold(&mut self, server: Server) -> Result<Folded, DatabaseError> {
+    /// Whether no later start of the server writes. It writes to the server's row, which shows that there can be writes.
+    pub(crate) async fn is_last_start(&mut self, server: Server) -> Result<bool, DatabaseError> {
         match self {
-            Self::Sqlite(connection) => connection.fold(server).await,
-            Self::Postgres(connection) => connection.fold(server).await,
+            Self::Sqlite(connection) => connection.is_last_start(server).await,
+            Self::Postgres(connection) => connection.is_last_start(server).await,
         }
     }
 
-    /// Moves this server's oldest minute before `before` into its hour. It begins with a write to the server's row, which
-    /// keeps others out, and shows that there can be writes.
+    /// Adds this server's oldest batches in the journal behind a place, of this start and of earlier ones, to the sums, as
+    /// many as make a short transaction.
+    pub(crate) async fn fold(
+        &mut self,
+        server: Server,
+        after: Place,
+    ) -> Result<Folded, DatabaseError> {
+        match self {
+            Self::Sqlite(connection) => connection.fold(server, after).await,
+            Self::Postgres(connection) => connection.fold(server, after).await,
+        }
+    }
+
+    /// Moves this server's oldest minute before `before` into its hour.
     pub(crate) async fn roll_up(
         &mut self,
         server: Server,
@@ -190,9 +205,12 @@ impl Folded {
         let is_all = rows.len() < sql::OLDEST_BATCHES_LIMIT
             && rows.last().map(|row| (row.boot, row.batch)) == fold.last;
         match (fold.last, fold.unreadable) {
+            (Some(place), _) => Self::UpTo {
+                place,
+                more: !is_all,
+            },
             (None, Some(unreadable)) => Self::Unreadable(unreadable),
-            _ if is_all => Self::All,
-            _ => Self::Some,
+            (None, None) => Self::Nothing,
         }
     }
 }

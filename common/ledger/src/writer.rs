@@ -14,16 +14,13 @@ use crate::{
     batch::{Batch, Names, Waiting},
     block::now_ms,
     booking::{Order, Outlet},
+    fold::Folding,
     store::{Committed, Connection, Folded, RolledUp, Server},
 };
 
 /// Pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often the journal is folded; sooner where it has as many bytes to fold, and later where that is not possible.
-const FOLD_INTERVAL: Duration = Duration::from_secs(10);
-const FOLD_BYTES: usize = 4 << 20;
-const FOLD_AGAIN: Duration = Duration::from_secs(30);
 /// How often old minutes are looked for, and how soon again where there were some.
 const ROLL_UP_INTERVAL: Duration = Duration::from_secs(10);
 const ROLL_UP_NEXT: Duration = Duration::from_millis(200);
@@ -39,10 +36,7 @@ pub(crate) struct Writer {
     last_batch: i64,
     next_commit: Instant,
     next_roll_up: Instant,
-    /// `None` if nothing is in the journal.
-    next_fold: Option<Instant>,
-    /// What was committed since the last fold.
-    unfolded_bytes: usize,
+    folding: Folding,
 }
 
 /// A later start of the same server writes.
@@ -68,8 +62,7 @@ impl Writer {
             last_batch: 0,
             next_commit: now,
             next_roll_up: now + ROLL_UP_INTERVAL,
-            next_fold: None,
-            unfolded_bytes: 0,
+            folding: Folding::new(now),
         }
     }
 
@@ -86,7 +79,7 @@ impl Writer {
 
     async fn write(&mut self) -> Result<(), TakenOver> {
         loop {
-            let (fold_at, roll_up_at) = (self.next_fold, self.next_roll_up);
+            let (fold_at, roll_up_at) = (self.folding.at(), self.next_roll_up);
             tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(order) => self.commit(order).await?,
@@ -96,12 +89,12 @@ impl Writer {
                 () = sleep_until(fold_at.unwrap_or(roll_up_at)), if fold_at.is_some() => {}
             }
             // Right after a commit there is most time until the next one.
-            if self.next_fold.is_some_and(|at| at <= Instant::now()) {
+            if self.folding.at().is_some_and(|at| at <= Instant::now()) {
                 self.fold().await?;
             }
         }
         // What is not folded here, the next start folds.
-        while self.next_fold.is_some() && self.fold().await? {}
+        while self.folding.at().is_some() && self.fold().await? {}
         Ok(())
     }
 
@@ -120,9 +113,12 @@ impl Writer {
         let mut batch = Batch::new(self.last_batch);
         let mut waiting = Waiting::default();
         batch.add(first, &mut self.names, &mut waiting);
-        while let Ok(order) = self.orders.try_recv() {
+        while !batch.is_full()
+            && let Ok(order) = self.orders.try_recv()
+        {
             batch.add(order, &mut self.names, &mut waiting);
         }
+        batch.work.seal();
         (batch, waiting)
     }
 
@@ -130,8 +126,13 @@ impl Writer {
     /// until it never will be.
     async fn commit(&mut self, first: Order) -> Result<(), TakenOver> {
         sleep_until(self.next_commit).await;
-        self.next_commit = self.after(Instant::now());
         let (batch, waiting) = self.gather(first);
+        let now = Instant::now();
+        self.next_commit = if batch.is_full() {
+            now
+        } else {
+            self.after(now)
+        };
         let (server, batch) = (self.server, Arc::new(batch));
         let mut pause = FIRST_PAUSE;
         loop {
@@ -148,13 +149,8 @@ impl Writer {
         }
         self.note_delays(&waiting);
         waiting.committed();
-        let now = Instant::now();
-        let fold_at = self.next_fold.get_or_insert(now + FOLD_INTERVAL);
-        self.unfolded_bytes += batch.work.as_bytes().len();
-        // One that is further away has been put off.
-        if self.unfolded_bytes >= FOLD_BYTES && *fold_at <= now + FOLD_INTERVAL {
-            *fold_at = now;
-        }
+        let bytes = batch.work.as_bytes().len();
+        self.folding.committed(bytes, Instant::now());
         Ok(())
     }
 
@@ -170,37 +166,42 @@ impl Writer {
 
     /// Folds the oldest batches of the journal; whether it is worth while to go on at once.
     async fn fold(&mut self) -> Result<bool, TakenOver> {
-        let server = self.server;
+        let (server, after) = (self.server, self.folding.after());
         let folded = self
             .database
-            .attempt(async |connection| connection.fold(server).await)
+            .aside(async |connection| connection.fold(server, after).await)
             .await;
-        let now = Instant::now();
-        self.next_fold = match &folded {
-            Some(Folded::All) => {
-                self.unfolded_bytes = 0;
-                None
-            }
-            // After the next commit, because somebody may be waiting for it.
-            Some(Folded::Some) => Some(now),
+        match &folded {
             Some(Folded::TakenOver) => return Err(TakenOver),
             Some(Folded::Unreadable(unreadable)) => {
-                error!(%unreadable, "work stays in the ledger's journal");
-                Some(now + FOLD_AGAIN)
+                error!(
+                    %unreadable,
+                    "work stays in the ledger's journal, where nobody is credited with it; it is tried again at the next start"
+                );
             }
-            None => Some(now + FOLD_INTERVAL),
-        };
-        Ok(folded == Some(Folded::Some))
+            Some(Folded::Nothing | Folded::UpTo { .. }) | None => {}
+        }
+        Ok(self.folding.folded(folded, Instant::now()))
     }
 
     /// Moves the oldest minute that is no longer kept into its hour. Where no shares come, this also finds out whether
     /// the database can be written.
     async fn roll_up(&mut self) -> Result<(), TakenOver> {
-        let before = now_ms() / 60_000 - self.minutes_kept;
+        self.next_roll_up = Instant::now() + ROLL_UP_INTERVAL;
         let server = self.server;
+        let is_last = self
+            .database
+            .attempt(async |connection| connection.is_last_start(server).await)
+            .await;
+        match is_last {
+            Some(true) => {}
+            Some(false) => return Err(TakenOver),
+            None => return Ok(()),
+        }
+        let before = now_ms() / 60_000 - self.minutes_kept;
         let rolled_up = self
             .database
-            .attempt(async |connection| connection.roll_up(server, before).await)
+            .aside(async |connection| connection.roll_up(server, before).await)
             .await;
         let pause = match rolled_up {
             Some(RolledUp::TakenOver) => return Err(TakenOver),

@@ -4,7 +4,7 @@
 const LOW_BITS: u32 = 40;
 
 /// More work than this in one row is impossible: at 2^80 hashes a second it would take longer than the universe has.
-const MOST_WORK: u128 = (1 << 102) - 1;
+pub const MOST_WORK: u128 = (1 << 102) - 1;
 
 /// Work as its upper and lower column. Rows can be summed column by column, without carrying over.
 #[must_use]

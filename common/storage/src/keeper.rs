@@ -80,6 +80,34 @@ impl<C: Database> Keeper<C> {
         &mut self,
         work: impl AsyncFnOnce(&mut C) -> Result<T, diesel::result::Error>,
     ) -> Option<T> {
+        self.run(work)
+            .await
+            .inspect_err(|problem| self.publish(Health::Stalled(problem.clone())))
+            .ok()
+    }
+
+    /// Does something that nobody waits for. That it is not possible says nothing of what others do.
+    pub async fn aside<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut C) -> Result<T, diesel::result::Error>,
+    ) -> Option<T> {
+        let what = self.what;
+        self.run(work)
+            .await
+            .inspect_err(|problem| {
+                warn!(
+                    problem,
+                    "{what} could not be tidied up; it is tried again later"
+                )
+            })
+            .ok()
+    }
+
+    /// Publishes that it works, or that there is no answer for long.
+    async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut C) -> Result<T, diesel::result::Error>,
+    ) -> Result<T, String> {
         // Taken out, so that a connection in an unknown state is not used again.
         let (url, connection) = (&self.url, self.connection.take());
         let attempt = async {
@@ -104,17 +132,10 @@ impl<C: Database> Keeper<C> {
                 }
             }
         };
-        match result {
-            Ok((connection, done)) => {
-                self.connection = Some(connection);
-                self.publish(Health::Writable);
-                Some(done)
-            }
-            Err(problem) => {
-                self.publish(Health::Stalled(problem));
-                None
-            }
-        }
+        let (connection, done) = result?;
+        self.connection = Some(connection);
+        self.publish(Health::Writable);
+        Ok(done)
     }
 
     /// Tells of a change, and logs it once.

@@ -15,7 +15,7 @@ mod postgres;
 mod sqlite;
 mod url;
 
-pub use columns::{from_columns, to_columns};
+pub use columns::{MOST_WORK, from_columns, to_columns};
 pub use keeper::{Database, Health, Keeper};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

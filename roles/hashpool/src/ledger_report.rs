@@ -11,7 +11,7 @@ use work::Difficulty;
 use crate::cli::{LedgerArgs, LedgerView, TableFormat};
 use crate::failure::Failure;
 use crate::role;
-use crate::table::{Table, significant};
+use crate::table::{Table, harmless, significant};
 
 /// The most blocks that are printed.
 const MOST_BLOCKS: u32 = 100_000;
@@ -81,8 +81,8 @@ fn work_table(work: &[Work], format: TableFormat, seconds: f64) -> Table {
             for row in work {
                 let (solo, shares, work) = (row.solo, row.shares, row.work);
                 table.push([
-                    &row.account,
-                    &row.worker,
+                    &*harmless(&row.account),
+                    &*harmless(&row.worker),
                     &solo.to_string(),
                     &shares.to_string(),
                     &work.to_string(),
@@ -134,8 +134,8 @@ fn blocks_table(blocks: &[Block], format: TableFormat) -> Table {
                     &found(block),
                     &height(block),
                     &block.shown_hash(),
-                    &block.account,
-                    &block.worker,
+                    &*harmless(&block.account),
+                    &*harmless(&block.worker),
                     &block.solo.to_string(),
                     &block.reward_sats.to_string(),
                     block.state.name(),
@@ -204,6 +204,16 @@ mod tests {
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "account,worker,solo,shares,work\n\"a,\"\"b\"\"\",rig,false,2,55340232221128654845\n"
+        );
+    }
+
+    #[test]
+    fn no_name_in_csv_is_a_formula() {
+        let work = [row("=1+1", "@rig", 1, 1)];
+        let text = work_table(&work, TableFormat::Csv, 60.0).csv().unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "account,worker,solo,shares,work\n'=1+1,'@rig,false,1,1\n"
         );
     }
 

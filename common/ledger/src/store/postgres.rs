@@ -8,17 +8,17 @@ use diesel::{
 };
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use storage::Postgres;
+use storage::{Postgres, to_columns};
 
 use super::{
     Blocks, Committed, Folded, RolledUp, Server,
-    rows::{BlockRow, ChangedBlock, FoundBlock, RawRow, Value, WorkRow, blocks, to_columns},
+    rows::{BlockRow, ChangedBlock, FoundBlock, RawRow, Value, WorkRow, blocks},
     sql,
 };
 use crate::{
     batch::{Batch, BlockChange},
     block::shown,
-    journal::{Fold, Key, Row, Sum},
+    journal::{Fold, Key, Place, Row, Sum},
     report::Minutes,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Connection(pub(super) Postgres);
 
 impl Connection {
     pub(super) async fn has_tables(&mut self) -> bool {
-        sql_query(sql::ANY_SERVER)
+        sql_query(sql::HAS_TABLES)
             .load::<Value>(self.0.connection())
             .await
             .is_ok()
@@ -47,23 +47,29 @@ impl Connection {
         let connection = self.0.connection();
         if batch.blocks.is_empty() {
             // What changes something is one statement, and so one transaction and one answer to wait for.
-            return append(connection, server, batch).await;
+            return Ok(append(connection, server, batch).await?.into());
         }
         connection
             .transaction(async |connection| {
-                let committed = append(connection, server, batch).await?;
-                for change in &batch.blocks {
-                    write_block(connection, server, change).await?;
+                let appended = append(connection, server, batch).await?;
+                if appended == Appended::Now {
+                    for change in &batch.blocks {
+                        write_block(connection, server, change).await?;
+                    }
                 }
-                Ok(committed)
+                Ok(appended.into())
             })
             .await
     }
 
-    pub(super) async fn fold(&mut self, server: Server) -> QueryResult<Folded> {
+    pub(super) async fn is_last_start(&mut self, server: Server) -> QueryResult<bool> {
+        hold(self.0.connection(), server).await
+    }
+
+    pub(super) async fn fold(&mut self, server: Server, after: Place) -> QueryResult<Folded> {
         self.0
             .connection()
-            .transaction(async |connection| fold(connection, server).await)
+            .transaction(async |connection| fold(connection, server, after).await)
             .await
     }
 
@@ -71,6 +77,7 @@ impl Connection {
         self.0
             .connection()
             .transaction(async |connection| {
+                wait_for_no_lock(connection).await?;
                 if !hold(connection, server).await? {
                     return Ok(RolledUp::TakenOver);
                 }
@@ -135,14 +142,14 @@ async fn append(
     connection: &mut AsyncPgConnection,
     server: Server,
     batch: &Batch,
-) -> QueryResult<Committed> {
+) -> QueryResult<Appended> {
     let append = sql::Append {
         server,
         batch: batch.number,
         work: batch.work.as_bytes(),
     };
     if append.execute(connection).await? > 0 {
-        return Ok(Committed::Yes);
+        return Ok(Appended::Now);
     }
     let there = sql_query(sql::BATCH_IS_THERE)
         .bind::<BigInt, _>(server.id)
@@ -150,7 +157,33 @@ async fn append(
         .bind::<BigInt, _>(batch.number)
         .get_result::<Value>(connection)
         .await?;
-    Ok(Committed::from_count(there.value))
+    Ok(Appended::Not(Committed::from_count(there.value)))
+}
+
+/// What became of a batch's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Appended {
+    /// It is in the journal since this transaction, and its blocks are to follow.
+    Now,
+    /// There was nothing to be done, or nothing that may be done.
+    Not(Committed),
+}
+
+impl From<Appended> for Committed {
+    fn from(appended: Appended) -> Self {
+        match appended {
+            Appended::Now => Self::Yes,
+            Appended::Not(committed) => committed,
+        }
+    }
+}
+
+/// A table that somebody else has locked for long must not hold up commits, which come after this on the connection.
+async fn wait_for_no_lock(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    sql_query("SET LOCAL lock_timeout = '100ms'")
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Whether this is the server's last start; then nobody else writes for it until the end of the transaction.
@@ -163,25 +196,38 @@ async fn hold(connection: &mut AsyncPgConnection, server: Server) -> QueryResult
     Ok(held > 0)
 }
 
-async fn fold(connection: &mut AsyncPgConnection, server: Server) -> QueryResult<Folded> {
+async fn fold(
+    connection: &mut AsyncPgConnection,
+    server: Server,
+    after: Place,
+) -> QueryResult<Folded> {
+    wait_for_no_lock(connection).await?;
     if !hold(connection, server).await? {
         return Ok(Folded::TakenOver);
     }
     let rows: Vec<Row> = sql_query(sql::OLDEST_BATCHES)
         .bind::<BigInt, _>(server.id)
+        .bind::<BigInt, _>(after.0)
+        .bind::<BigInt, _>(after.1)
         .load(connection)
         .await?;
     let fold = Fold::of(&rows);
     if let Some((boot, batch)) = fold.last {
         add_work(connection, server, &fold.sums).await?;
-        for statement in [sql::DROP_BATCHES, sql::NOTE_BATCH] {
-            sql_query(statement)
-                .bind::<BigInt, _>(server.id)
-                .bind::<BigInt, _>(boot)
-                .bind::<BigInt, _>(batch)
-                .execute(connection)
-                .await?;
-        }
+        sql_query(sql::DROP_BATCHES)
+            .bind::<BigInt, _>(server.id)
+            .bind::<BigInt, _>(after.0)
+            .bind::<BigInt, _>(after.1)
+            .bind::<BigInt, _>(boot)
+            .bind::<BigInt, _>(batch)
+            .execute(connection)
+            .await?;
+        sql_query(sql::NOTE_BATCH)
+            .bind::<BigInt, _>(batch)
+            .bind::<BigInt, _>(server.id)
+            .bind::<BigInt, _>(boot)
+            .execute(connection)
+            .await?;
     }
     Ok(Folded::new(fold, &rows))
 }

@@ -11,22 +11,8 @@ use crate::{
     journal::Sum,
 };
 
-/// The bits of work in its lower column.
-const LOW_BITS: u32 = 40;
-
 /// Bits of the lower half of a sum of the lower column.
 const LOWER_BITS: u32 = 20;
-
-/// More work than this in one row is impossible: at 2^80 hashes a second it would take longer than the universe has.
-const MOST_WORK: u128 = (1 << 102) - 1;
-
-/// Work as its two columns.
-pub(super) fn to_columns(work: u128) -> (i64, i64) {
-    let work = work.min(MOST_WORK);
-    let high = i64::try_from(work >> LOW_BITS).unwrap_or(i64::MAX);
-    let low = i64::try_from(work & ((1 << LOW_BITS) - 1)).unwrap_or(i64::MAX);
-    (high, low)
-}
 
 /// Work of a worker, summed by the database. The lower column is summed in two halves, which cannot overflow.
 #[derive(Debug, QueryableByName)]
@@ -51,11 +37,10 @@ impl WorkRow {
     /// Of the sums of its columns; none of them is negative.
     pub(crate) fn sum(&self) -> Sum {
         let column = |value: i64| u128::from(value.unsigned_abs());
+        let low = (column(self.low_upper) << LOWER_BITS) + column(self.low_lower);
         Sum {
             shares: self.shares.unsigned_abs(),
-            work: (column(self.high) << LOW_BITS)
-                + (column(self.low_upper) << LOWER_BITS)
-                + column(self.low_lower),
+            work: storage::from_columns(self.high, 0) + low,
         }
     }
 }
@@ -198,7 +183,7 @@ mod tests {
                 low_lower: 0,
             };
             for part in &parts {
-                let (high, low) = to_columns(*part);
+                let (high, low) = storage::to_columns(*part);
                 row.high += high;
                 row.low_upper += low >> LOWER_BITS;
                 row.low_lower += low & ((1 << LOWER_BITS) - 1);

@@ -10,17 +10,17 @@ use diesel::{
     sqlite::Sqlite as Backend,
 };
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use storage::Sqlite;
+use storage::{Sqlite, to_columns};
 
 use super::{
     Blocks, Committed, Folded, RolledUp, Server,
-    rows::{BlockRow, ChangedBlock, FoundBlock, RawRow, Value, WorkRow, blocks, to_columns},
+    rows::{BlockRow, ChangedBlock, FoundBlock, RawRow, Value, WorkRow, blocks},
     sql,
 };
 use crate::{
     batch::{Batch, BlockChange},
     block::shown,
-    journal::{Fold, Key, Row, Sum},
+    journal::{Fold, Key, Place, Row, Sum},
     report::Minutes,
 };
 
@@ -34,7 +34,7 @@ pub(crate) struct Connection(pub(super) Sqlite);
 impl Connection {
     pub(super) async fn has_tables(&mut self) -> bool {
         self.0
-            .read(|connection| sql_query(sql::ANY_SERVER).load::<Value>(connection))
+            .read(|connection| sql_query(sql::HAS_TABLES).load::<Value>(connection))
             .await
             .is_ok()
     }
@@ -58,9 +58,15 @@ impl Connection {
             .await
     }
 
-    pub(super) async fn fold(&mut self, server: Server) -> QueryResult<Folded> {
+    pub(super) async fn is_last_start(&mut self, server: Server) -> QueryResult<bool> {
         self.0
-            .write(move |connection| fold(connection, server))
+            .write(move |connection| hold(connection, server))
+            .await
+    }
+
+    pub(super) async fn fold(&mut self, server: Server, after: Place) -> QueryResult<Folded> {
+        self.0
+            .write(move |connection| fold(connection, server, after))
             .await
     }
 
@@ -160,12 +166,14 @@ fn hold(connection: &mut SqliteConnection, server: Server) -> QueryResult<bool> 
     Ok(held > 0)
 }
 
-fn fold(connection: &mut SqliteConnection, server: Server) -> QueryResult<Folded> {
+fn fold(connection: &mut SqliteConnection, server: Server, after: Place) -> QueryResult<Folded> {
     if !hold(connection, server)? {
         return Ok(Folded::TakenOver);
     }
     let rows: Vec<Row> = sql_query(sql::OLDEST_BATCHES)
         .bind::<BigInt, _>(server.id)
+        .bind::<BigInt, _>(after.0)
+        .bind::<BigInt, _>(after.1)
         .load(connection)?;
     let fold = Fold::of(&rows);
     if let Some((boot, batch)) = fold.last {
@@ -173,13 +181,18 @@ fn fold(connection: &mut SqliteConnection, server: Server) -> QueryResult<Folded
             let add = AddWork::new(server, key, *sum);
             add.execute(connection)?;
         }
-        for statement in [sql::DROP_BATCHES, sql::NOTE_BATCH] {
-            sql_query(statement)
-                .bind::<BigInt, _>(server.id)
-                .bind::<BigInt, _>(boot)
-                .bind::<BigInt, _>(batch)
-                .execute(connection)?;
-        }
+        sql_query(sql::DROP_BATCHES)
+            .bind::<BigInt, _>(server.id)
+            .bind::<BigInt, _>(after.0)
+            .bind::<BigInt, _>(after.1)
+            .bind::<BigInt, _>(boot)
+            .bind::<BigInt, _>(batch)
+            .execute(connection)?;
+        sql_query(sql::NOTE_BATCH)
+            .bind::<BigInt, _>(batch)
+            .bind::<BigInt, _>(server.id)
+            .bind::<BigInt, _>(boot)
+            .execute(connection)?;
     }
     Ok(Folded::new(fold, &rows))
 }

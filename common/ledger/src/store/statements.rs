@@ -67,7 +67,8 @@ impl HoldsServer for Pg {
     const HOLD: &'static str = " FOR UPDATE";
 }
 
-pub(super) const ANY_SERVER: &str = "SELECT server_id AS value FROM servers LIMIT 1";
+/// Asks for what the present version of the tables has.
+pub(super) const HAS_TABLES: &str = "SELECT server_id AS value FROM journal LIMIT 1";
 
 pub(super) const COUNT_START: &str = "INSERT INTO servers (server_id, boot, batch) VALUES ($1, 1, 0) \
      ON CONFLICT (server_id) DO UPDATE SET boot = servers.boot + 1, batch = 0 RETURNING boot AS value";
@@ -76,19 +77,20 @@ pub(super) const COUNT_START: &str = "INSERT INTO servers (server_id, boot, batc
 pub(super) const BATCH_IS_THERE: &str = "SELECT COUNT(*) AS value FROM servers WHERE server_id = $1 AND boot = $2 \
      AND (batch >= $3 OR EXISTS (SELECT 1 FROM journal WHERE server_id = $1 AND boot = $2 AND batch = $3))";
 
-/// A server's oldest batches: as many as five seconds bring, by default.
+/// A server's oldest batches behind a place: as many as five seconds bring, by default.
 pub(super) const OLDEST_BATCHES: &str = "SELECT server_id, boot, batch, work FROM journal WHERE server_id = $1 \
-     ORDER BY boot, batch LIMIT 1024";
+     AND (boot, batch) > ($2, $3) ORDER BY boot, batch LIMIT 1024";
 
 /// Batches that [`OLDEST_BATCHES`] gives at most.
 pub(super) const OLDEST_BATCHES_LIMIT: usize = 1024;
 
-pub(super) const DROP_BATCHES: &str =
-    "DELETE FROM journal WHERE server_id = $1 AND (boot, batch) <= ($2, $3)";
+/// Drops the batches behind one place and up to another.
+pub(super) const DROP_BATCHES: &str = "DELETE FROM journal WHERE server_id = $1 \
+     AND (boot, batch) > ($2, $3) AND (boot, batch) <= ($4, $5)";
 
 /// Notes the last batch of the present start that is no longer in the journal; none of an earlier start.
 pub(super) const NOTE_BATCH: &str =
-    "UPDATE servers SET batch = $3 WHERE server_id = $1 AND boot = $2";
+    "UPDATE servers SET batch = $1 WHERE server_id = $2 AND boot = $3";
 
 pub(super) const JOURNAL: &str =
     "SELECT server_id, boot, batch, work FROM journal ORDER BY server_id, boot, batch";
@@ -133,3 +135,41 @@ pub(super) const NEWEST_BLOCKS: &str = "SELECT hash, height, account, worker, so
      confirmations, found_ms FROM blocks WHERE found_ms >= $1 ORDER BY found_ms DESC, hash LIMIT $2";
 
 pub(super) const RAW_BLOCK: &str = "SELECT raw FROM blocks WHERE hash = $1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SQLite numbers parameters as they appear, whatever their names say.
+    #[test]
+    fn parameters_are_numbered_in_the_order_in_which_they_appear() {
+        for statement in [
+            HAS_TABLES,
+            COUNT_START,
+            BATCH_IS_THERE,
+            OLDEST_BATCHES,
+            DROP_BATCHES,
+            NOTE_BATCH,
+            JOURNAL,
+            ADD_WORK,
+            HOLD_SERVER,
+            OLDEST_MINUTE,
+            ADD_HOUR,
+            DROP_MINUTE,
+            WORK,
+            OPEN_BLOCKS,
+            NEWEST_BLOCKS,
+            RAW_BLOCK,
+        ] {
+            let mut known = 0;
+            for parameter in statement.split('$').skip(1) {
+                let digits = parameter.find(|letter: char| !letter.is_ascii_digit());
+                let number: usize = parameter[..digits.unwrap_or(parameter.len())]
+                    .parse()
+                    .unwrap();
+                assert!(number <= known + 1, "{statement}");
+                known = known.max(number);
+            }
+        }
+    }
+}
