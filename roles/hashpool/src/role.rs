@@ -87,6 +87,16 @@ role!(
 
 /// Loads and validates the configuration.
 pub(crate) fn load<R: Role>(args: &RoleArgs) -> Result<R::Config, Failure> {
+    load_for::<R>(args, |config| {
+        R::validate(config).map_err(|error| error.to_string())
+    })
+}
+
+/// Loads the configuration for something that does not need all of it; `validate` looks at what it needs.
+pub(crate) fn load_for<R: Role>(
+    args: &RoleArgs,
+    validate: impl FnOnce(&R::Config) -> Result<(), String>,
+) -> Result<R::Config, Failure> {
     config::check_environment(&NAMES, std::env::vars_os()).map_err(Failure::configuration)?;
     let short = R::short_names()?;
     let file = args.config.as_ref().or(short.config_file.as_ref());
@@ -94,7 +104,7 @@ pub(crate) fn load<R: Role>(args: &RoleArgs) -> Result<R::Config, Failure> {
     let file_path = file.map(PathBuf::as_path);
     let config = config::load_with_short_names(R::NAME, file_path, &short.values, overrides)
         .map_err(Failure::configuration)?;
-    R::validate(&config).map_err(|error| match file {
+    validate(&config).map_err(|error| match file {
         Some(file) => Failure::configuration(format!("{}: {error}", file.display())),
         None => Failure::configuration(error),
     })?;

@@ -57,23 +57,30 @@ impl Place {
     }
 
     fn start(&self) -> Relay {
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
         let pools = format!("pools=[{{ name = 'a', address = '{}' }}]", self.pool);
-        let child = hashpool()
+        let mut child = hashpool()
             .arg("relay")
-            .args(["--set", &format!("listen_address={address}")])
+            .args(["--set", "listen_address=127.0.0.1:0"])
             .args(["--set", "http_address=off"])
             .args(["--set", "storage.commit_interval_seconds=1"])
             .args(["--set", "drain_seconds=0"])
             .args(["--set", &pools])
             .args(["--set", &self.storage()])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = log.lines().map_while(Result::ok);
+        let address = lines
+            .find_map(|line| {
+                let listening = line.contains("listening for SV1 miners");
+                let (_, address) = line.split_once("address=").filter(|_| listening)?;
+                address.split_whitespace().next()?.parse().ok()
+            })
+            .expect("the relay's address in its log");
+        // So that the pipe is never full.
+        thread::spawn(move || lines.for_each(drop));
         Relay { child, address }
     }
 
@@ -107,13 +114,7 @@ impl Place {
 impl Relay {
     /// Sends so many shares, and gives back the bytes there and back when all are answered.
     fn mine(&mut self, shares: u64) -> [u64; 2] {
-        let begun = Instant::now();
-        let mut stream = loop {
-            match TcpStream::connect(self.address) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
-            }
-        };
+        let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bytes = [0, 0];
         for id in 0..shares {
@@ -169,4 +170,31 @@ fn what_was_billed_survives_a_kill_and_nothing_is_billed_twice() {
         let work = shares * u64::try_from(work::Difficulty::ONE.target().work()).unwrap();
         assert_eq!(bill, [sums[0], sums[1], shares, shares, 0, work]);
     }
+}
+
+/// A bill is printed by people who may not read the relay's keys.
+#[test]
+fn a_bill_needs_the_storage_of_the_configuration_alone() {
+    let place = Place {
+        folder: tempfile::tempdir().unwrap(),
+        pool: start_pool(),
+    };
+    let mut relay = place.start();
+    relay.mine(1);
+    relay.stop();
+    let output = hashpool()
+        .args([
+            "relay",
+            "bill",
+            "--set",
+            "tls.listen_address=127.0.0.1:3443",
+        ])
+        .args(["--set", "tls.key_file=/nowhere/key.pem"])
+        .args(["--set", "tls.certificate_file=/nowhere/certificate.pem"])
+        .args(["--set", &place.storage()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("unknown"), "{printed}");
 }
