@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::net::SocketAddr;
+
 use relay::clients::Client;
 use relay::pattern::Pattern;
 use relay::totals::Totals;
-use relay::{Config, Route};
-use support::{Pools, any_port, config, first_share, start};
+use relay::{Config, Relay, Route};
+use support::{Pools, config, first_share, start};
 
 #[tokio::test]
 async fn what_both_sides_say_passes_and_is_counted_for_the_client_that_it_is() {
@@ -82,33 +84,43 @@ async fn a_connection_that_never_says_who_it_is_is_the_unknowns_at_its_end() {
     assert_eq!(totals["unknown"].bytes_sent, 1 + claim.len() as u64);
 }
 
+/// Who comes to this further port is a client with a pool of its own.
+fn of_two_clients(port: SocketAddr, one: &Pools, other: &Pools) -> Config {
+    Config {
+        also_listen: vec![port],
+        clients: vec![Client {
+            id: "rented".into(),
+            ports: vec![port.port()],
+            ..Client::default()
+        }],
+        routes: vec![
+            Route {
+                clients: vec!["rented".into()],
+                groups: vec![vec!["b".into()]],
+                ..Route::default()
+            },
+            Route {
+                groups: vec![vec!["a".into()]],
+                ..Route::default()
+            },
+        ],
+        ..config(&[one.address(), other.address()])
+    }
+}
+
 #[tokio::test]
 async fn a_port_leads_to_its_clients_pool() {
     let (one, other) = (Pools::new().await, Pools::new().await);
-    let mut config = config(&[one.address(), other.address()]);
-    // Two ports that are free now.
-    let reserved = Pools::new().await;
-    let port = reserved.address().port();
-    drop(reserved);
-    config.also_listen = vec![([127, 0, 0, 1], port).into()];
-    config.clients = vec![Client {
-        id: "rented".into(),
-        ports: vec![port],
-        ..Client::default()
-    }];
-    config.routes = vec![
-        Route {
-            clients: vec!["rented".into()],
-            groups: vec![vec!["b".into()]],
-            ..Route::default()
-        },
-        Route {
-            groups: vec![vec!["a".into()]],
-            ..Route::default()
-        },
-    ];
-    assert_eq!(any_port().port(), 0);
-    let relay = start(config).await;
+    // Whom a port belongs to is configured before it is open, so that somebody else may take it meanwhile.
+    let relay = loop {
+        let free = Pools::new().await.address();
+        let config = of_two_clients(free, &one, &other);
+        match Relay::bind(config).await {
+            Ok(relay) => break support::run(relay),
+            Err(relay::Error::Listen(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
     let mut miner = support::Peer::new(
         tokio::net::TcpStream::connect(relay.addresses[1])
             .await

@@ -59,7 +59,10 @@ pub(crate) fn config(pools: &[SocketAddr]) -> Config {
 }
 
 pub(crate) async fn start(config: Config) -> Running {
-    let relay = Relay::bind(config).await.unwrap();
+    run(Relay::bind(config).await.unwrap())
+}
+
+pub(crate) fn run(relay: Relay) -> Running {
     let (address, addresses) = (relay.local_addr(), relay.local_addrs().collect());
     let (http, handle) = (relay.http_addr().unwrap(), relay.handle());
     let stop = CancellationToken::new();
