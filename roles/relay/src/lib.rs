@@ -350,6 +350,10 @@ impl Handle {
     /// All configured clients are there, and the unknown.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<String, Totals> {
+        self.totals_of(&self.sums())
+    }
+
+    fn totals_of(&self, sums: &Sums) -> BTreeMap<String, Totals> {
         let plan = self.0.plan();
         let mut totals: BTreeMap<String, Totals> = plan
             .clients
@@ -357,7 +361,7 @@ impl Handle {
             .map(|id| (id.to_string(), Totals::default()))
             .collect();
         totals.entry(UNKNOWN.to_owned()).or_default();
-        for ((client, _), cell) in &self.sums().cells {
+        for ((client, _), cell) in &sums.cells {
             let client = totals.entry(client.to_string()).or_default();
             client.add(&cell.totals);
         }
@@ -408,11 +412,12 @@ impl Handle {
     /// All of it.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let sums = self.sums();
         Snapshot {
             listening: self.is_listening(),
-            active: self.sums().active,
+            active: sums.active,
             pools: self.pools(),
-            clients: self.totals(),
+            clients: self.totals_of(&sums),
             connections: self.connections(),
             listener: self.0.listener.snapshot(),
         }

@@ -2,6 +2,8 @@
 //!
 //! Labels come from the configuration and from the code, never from a peer, so that their number is bounded.
 
+use std::sync::Arc;
+
 use service::http::prometheus::{self, Registry};
 use service::http::{Endpoints, Families, register};
 
@@ -23,9 +25,9 @@ pub(crate) fn endpoints(
     let registry = Registry::new();
     let (source, billed) = (handle.clone(), books.clone());
     register(&registry, move |families| {
-        let sums = source.sums();
+        let sums = with_zeros(&source);
         stratum(families, &sums);
-        pools(families, &source);
+        pools(families, &source, &sums);
         own(families, &source, &sums);
         if let Some(books) = &billed {
             billing(families, books);
@@ -38,6 +40,21 @@ pub(crate) fn endpoints(
         move || serde_json::to_value(snapshot.snapshot()).unwrap_or_default(),
         registry,
     ))
+}
+
+/// The sums, with a zero for each client and host that is configured: what grows from nothing is a growth that Prometheus sees,
+/// and what begins with a value is none.
+fn with_zeros(handle: &Handle) -> Sums {
+    let mut sums = handle.sums();
+    let (plan, pools) = (handle.shared().plan(), &handle.shared().pools);
+    let unknown = plan.clients.unknown();
+    for client in plan.clients.ids().chain([&unknown]) {
+        for pool in pools {
+            let key = (Arc::clone(client), Arc::clone(pool.host()));
+            sums.cells.entry(key).or_default();
+        }
+    }
+    sums
 }
 
 /// It takes connections, some pool does not fail, and what is used can be billed.
@@ -146,8 +163,7 @@ fn by_cell<'a, T>(
 }
 
 /// What takes time at pools. Pools of one host are one here.
-fn pools(families: &mut Families, handle: &Handle) {
-    let sums = handle.sums();
+fn pools(families: &mut Families, handle: &Handle, sums: &Sums) {
     let mut hosts: Vec<&str> = Vec::new();
     let (mut connects, mut answers) = (Vec::new(), Vec::new());
     for pool in &handle.shared().pools {

@@ -103,7 +103,12 @@ impl Stack {
             config.stats.interval_ms = 100;
         })
         .await;
-        let miner = e2e::start_miner(translator.address, "alice.rig", 20_000.0);
+        let relay = e2e::start_relay(translator.address, |config| {
+            config.http_address = at("relay");
+            config.storage.url = format!("sqlite:{}", data.path().join("relay.sqlite").display());
+        })
+        .await;
+        let miner = e2e::start_miner(relay.address, "alice.rig", 20_000.0);
         let mut config = e2e::provider_config(e2e::embedded());
         config.http_address = at("template-provider");
         let (provider, _) = e2e::start_provider(config).await;
@@ -120,7 +125,7 @@ impl Stack {
             metrics: metrics.into(),
             _data: data,
             _roles: vec![
-                Box::new((miner, translator)),
+                Box::new((miner, relay, translator)),
                 Box::new((pool, provider)),
                 Box::new((pool_stats, proxy_stats)),
             ],
@@ -129,9 +134,10 @@ impl Stack {
 }
 
 /// As they are named in `prometheus.yml`.
-const JOBS: [&str; 5] = [
+const JOBS: [&str; 6] = [
     "pool",
     "translator",
+    "relay",
     "template-provider",
     "pool-stats",
     "proxy-stats",
