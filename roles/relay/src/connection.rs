@@ -25,13 +25,16 @@ use crate::watcher::{Kind, Seen, Watcher};
 /// Time for a miner to take the one line that the relay itself says, and for TLS to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Time for a pool to say more to a miner that has said that it will say nothing more.
+const LINGER: Duration = Duration::from_secs(30);
+
 /// Serves a miner until the connection ends.
 pub(crate) async fn serve(accepted: Accepted, shared: Arc<Shared>, stop: CancellationToken) {
     // On the heap: over soon, and large beside what follows.
     let Some((mut relayed, permit)) = Box::pin(open(accepted, &shared, stop)).await else {
         return;
     };
-    let end = relayed.run(shared.idle_timeout).await;
+    let end = relayed.run(shared.idle_timeout, shared.patience.each).await;
     Box::pin(relayed.finish(end, &shared)).await;
     drop(permit);
 }
@@ -141,21 +144,24 @@ async fn connect(
 }
 
 impl Relayed {
-    /// Until it is over.
-    async fn run(&mut self, idle_timeout: Duration) -> Over {
+    /// Until it is over. A pool that leaves a request without an answer for `silence` is told from one that works.
+    async fn run(&mut self, idle_timeout: Duration, silence: Duration) -> Over {
         let mut last = Instant::now();
         // It lives as long as the connection, and is set anew only when it has come: all timers have one lock.
-        let mut alarm = pin!(sleep_until(last + idle_timeout));
+        let mut alarm = pin!(sleep_until(last + idle_timeout.min(silence)));
         let close = self.entry.close.clone();
         let mut closed = pin!(close.cancelled());
         loop {
             let turn = tokio::select! {
                 turn = self.pump.turn() => turn,
                 () = &mut alarm => {
-                    if last + idle_timeout <= Instant::now() {
+                    let now = Instant::now();
+                    let idle = last + self.idle_after(idle_timeout);
+                    if idle <= now {
                         return Over::Idle;
                     }
-                    alarm.as_mut().reset(last + idle_timeout);
+                    let look = self.look_for_an_answer(now, silence);
+                    alarm.as_mut().reset(look.map_or(idle, |look| idle.min(look)));
                     continue;
                 }
                 () = &mut closed => return Over::Stopped,
@@ -163,11 +169,39 @@ impl Relayed {
             last = turn.at;
             self.count(&turn.seen);
             if self.pump.first() == Some(Side::Pool) {
-                self.judge();
+                self.judge("closed-without-answer", "closes connections without a word");
             }
             if let Some(end) = turn.end {
                 return Over::Ended(end);
             }
+            let idle = last + self.idle_after(idle_timeout);
+            if idle < alarm.deadline() {
+                alarm.as_mut().reset(idle);
+            }
+        }
+    }
+
+    fn idle_after(&self, idle_timeout: Duration) -> Duration {
+        if self.pump.miner_has_said_all() {
+            idle_timeout.min(LINGER)
+        } else {
+            idle_timeout
+        }
+    }
+
+    /// Holds it against the pool if it has said nothing at all, although it was asked something so long ago. Says when to look
+    /// again.
+    fn look_for_an_answer(&mut self, now: Instant, silence: Duration) -> Option<Instant> {
+        if self.judged || self.place.was_answered() {
+            return None;
+        }
+        let asked = self.pump.watcher.waiting_since().map(Instant::from_std);
+        match asked.map(|asked| asked + silence) {
+            Some(late) if late <= now => {
+                self.judge("silent", "accepts connections and answers nothing");
+                None
+            }
+            late => Some(late.unwrap_or(now + silence)),
         }
     }
 
@@ -208,16 +242,18 @@ impl Relayed {
         }
     }
 
-    /// The pool has ended the connection. One that does so on everybody is as good as away; what one miner did to be thrown
-    /// out is no matter of others.
-    fn judge(&mut self) {
+    /// The pool has ended the connection, or lets the miner wait. One that does so to everybody is as good as away; what one
+    /// miner did to be thrown out is no matter of others.
+    fn judge(&mut self, reason: &'static str, words: &'static str) {
         let pool = &self.place.pool;
         let is_new = !std::mem::replace(&mut self.judged, true);
-        if is_new && !self.place.was_answered() && !pool.answers_others() {
-            let words = "closes connections without a word";
-            if pool.failed(Instant::now(), "closed-without-answer", words.to_owned()) {
-                tracing::warn!(pool = pool.name(), "pool {words}");
-            }
+        if !is_new || self.place.was_answered() {
+            return;
+        }
+        let was_asked = self.pump.watcher.waiting_since().is_some();
+        if pool.left_unanswered(was_asked) && pool.failed(Instant::now(), reason, words.to_owned())
+        {
+            tracing::warn!(pool = pool.name(), "pool {words}");
         }
     }
 

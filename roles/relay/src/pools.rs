@@ -19,8 +19,9 @@ use crate::config;
 use crate::names::Name;
 use crate::watcher::Kind;
 
-/// A pool that was tried and has not answered yet is not tried by others for so long.
-const BEING_TRIED: Duration = Duration::from_secs(1);
+/// Miners that a pool leaves without an answer, one after the other, until it is passed over although it serves others: it may
+/// be full, or about to stop.
+const MOST_UNANSWERED: u32 = 5;
 
 /// Seconds, for what crosses a network.
 pub(crate) type Latencies = Histogram<9>;
@@ -63,6 +64,8 @@ pub(crate) struct Pool {
 #[derive(Debug, Default)]
 struct Health {
     failures_in_a_row: u32,
+    /// Connections since it said something on a new one.
+    unanswered_in_a_row: u32,
     /// It is passed over until then,
     failing_until: Option<Instant>,
     /// or until then, because somebody finds out whether it still fails.
@@ -150,11 +153,11 @@ impl Pool {
         until.is_none_or(|moment| moment <= now)
     }
 
-    /// Somebody tries it. If it failed before, others do not meanwhile.
-    pub(crate) fn try_now(self: &Arc<Self>, now: Instant) -> Place {
+    /// Somebody tries it, for so long. If it failed before, others do not meanwhile.
+    pub(crate) fn try_now(self: &Arc<Self>, now: Instant, patience: Duration) -> Place {
         let mut health = self.health();
         if health.failures_in_a_row > 0 {
-            health.tried_until = Some(now + BEING_TRIED);
+            health.tried_until = Some(now + patience);
         }
         drop(health);
         self.active.fetch_add(1, Ordering::Relaxed);
@@ -189,16 +192,26 @@ impl Pool {
         news
     }
 
-    /// It has said something, so it works.
+    /// It has left a miner that asked something without an answer. Says whether it is like that to everybody who is new.
+    pub(crate) fn left_unanswered(&self, was_asked: bool) -> bool {
+        let mut health = self.health();
+        if was_asked {
+            health.unanswered_in_a_row = health.unanswered_in_a_row.saturating_add(1);
+        }
+        health.unanswered_in_a_row >= MOST_UNANSWERED || !self.answers_others()
+    }
+
+    /// It has said something on a new connection, so it works.
     fn works(&self) {
         let mut health = self.health();
+        health.unanswered_in_a_row = 0;
         health.failures_in_a_row = 0;
         health.failing_until = None;
         health.tried_until = None;
     }
 
     /// Whether it says something on any connection.
-    pub(crate) fn answers_others(&self) -> bool {
+    fn answers_others(&self) -> bool {
         self.answering.load(Ordering::Relaxed) > 0
     }
 
@@ -271,6 +284,8 @@ mod tests {
         last: Duration::from_secs(10),
     };
 
+    const PATIENCE: Duration = Duration::from_secs(5);
+
     fn pool() -> Arc<Pool> {
         let config = config::Pool {
             name: "a".into(),
@@ -293,7 +308,7 @@ mod tests {
             now += Duration::from_secs(seconds);
             assert!(!pool.may_be_tried(now - Duration::from_millis(1)));
         }
-        pool.try_now(now).answered();
+        pool.try_now(now, PATIENCE).answered();
         assert!(pool.may_be_tried(now));
         fail(&pool, now);
         assert!(pool.may_be_tried(now + Duration::from_secs(1)));
@@ -315,11 +330,28 @@ mod tests {
         let (pool, now) = (pool(), Instant::now());
         fail(&pool, now);
         let later = now + Duration::from_secs(1);
-        let place = pool.try_now(later);
+        let place = pool.try_now(later, PATIENCE);
         assert!(!pool.may_be_tried(later));
         assert_eq!(pool.snapshot().active, 1);
         drop(place);
         assert_eq!(pool.snapshot().active, 0);
-        assert!(pool.may_be_tried(later + BEING_TRIED));
+        assert!(pool.may_be_tried(later + PATIENCE));
+    }
+
+    #[test]
+    fn a_pool_that_serves_only_those_who_are_there_is_passed_over_by_new_ones() {
+        let (pool, now) = (pool(), Instant::now());
+        let mut old = pool.try_now(now, PATIENCE);
+        old.answered();
+        // One that asked nothing says nothing of the pool.
+        for _ in 0..100 {
+            assert!(!pool.left_unanswered(false));
+        }
+        for _ in 1..MOST_UNANSWERED {
+            assert!(!pool.left_unanswered(true));
+        }
+        assert!(pool.left_unanswered(true));
+        pool.try_now(now, PATIENCE).answered();
+        assert!(!pool.left_unanswered(true));
     }
 }

@@ -103,6 +103,11 @@ where
         self.first
     }
 
+    /// Whether the miner will say nothing more, and the pool has been told so.
+    pub(crate) fn miner_has_said_all(&self) -> bool {
+        self.up.is_over()
+    }
+
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
         let mut tally = Tally::new(self.id);
         let (watcher, guard, refusal) = (&mut self.watcher, &mut self.guard, &mut self.refusal);

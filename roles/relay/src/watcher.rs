@@ -169,6 +169,12 @@ impl Watcher {
         self.difficulty
     }
 
+    /// Since when the miner has waited for an answer, if it does.
+    #[must_use]
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.requests.oldest()
+    }
+
     /// Whether the pool's last line has not ended, so that nothing can be said in between.
     #[must_use]
     pub fn pool_is_within_a_line(&self) -> bool {

@@ -5,7 +5,7 @@
 mod support;
 
 use relay::{Config, Route};
-use support::{Peer, Pools, config, first_share, in_time, start};
+use support::{Hanging, Peer, Pools, Running, config, first_share, in_time, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -16,6 +16,25 @@ fn ended(reason: &str) -> String {
 
 fn failed(pool: &str, reason: &str) -> String {
     format!("hashpool_relay_pool_failures_total{{pool=\"{pool}\",reason=\"{reason}\"}}")
+}
+
+/// The same, with pools that are passed over for good once they have failed.
+fn unforgiving(pools: &[std::net::SocketAddr]) -> Config {
+    Config {
+        pool_retry_first_ms: 3_600_000,
+        pool_retry_last_seconds: 3_600,
+        ..config(pools)
+    }
+}
+
+/// A miner that has asked something of the pool that it was connected to.
+async fn asking(relay: &Running, pools: &Pools) -> (Peer, Peer) {
+    const ASKED: &str = r#"{"id":1,"method":"mining.subscribe","params":["test/1"]}"#;
+    let mut miner = relay.connect().await;
+    let mut pool = pools.accept().await;
+    miner.say(ASKED).await;
+    assert_eq!(pool.hear().await.as_deref(), Some(ASKED));
+    (miner, pool)
 }
 
 /// Reads until the connection ends, and says how.
@@ -235,7 +254,7 @@ async fn miners_are_turned_away_while_the_only_pool_is_away_and_served_when_it_c
 #[tokio::test]
 async fn a_pool_that_accepts_and_closes_is_passed_over() {
     let (closing, working) = (Pools::new().await, Pools::new().await);
-    let relay = start(config(&[closing.address(), working.address()])).await;
+    let relay = start(unforgiving(&[closing.address(), working.address()])).await;
     let mut miner = relay.connect().await;
     drop(closing.accept().await);
     assert_eq!(end(&mut miner).await.unwrap(), 0);
@@ -248,6 +267,69 @@ async fn a_pool_that_accepts_and_closes_is_passed_over() {
     first_share(&mut miner, &mut pool, "a").await;
     let reason = failed("a", "closed-without-answer");
     assert_eq!(relay.metric(&reason).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_pool_that_accepts_and_answers_nothing_is_passed_over() {
+    let (silent, working) = (Pools::new().await, Pools::new().await);
+    let relay = start(Config {
+        attempt_timeout_seconds: 1,
+        ..unforgiving(&[silent.address(), working.address()])
+    })
+    .await;
+    let _waiting = asking(&relay, &silent).await;
+    relay
+        .until("the silence to be noticed", |handle| {
+            handle.pools()[0].failures.contains_key("silent")
+        })
+        .await;
+    let mut miner = relay.connect().await;
+    let mut pool = working.accept().await;
+    first_share(&mut miner, &mut pool, "a").await;
+    assert_eq!(relay.metric(&failed("a", "silent")).await, 1.0);
+    // It stays with its pool for life.
+    assert_eq!(relay.handle.connections().len(), 2);
+}
+
+#[tokio::test]
+async fn a_pool_that_only_serves_those_who_are_there_is_passed_over_by_new_ones() {
+    let (full, working) = (Pools::new().await, Pools::new().await);
+    let relay = start(unforgiving(&[full.address(), working.address()])).await;
+    let mut old = relay.connect().await;
+    let mut old_pool = full.accept().await;
+    first_share(&mut old, &mut old_pool, "a").await;
+    for _ in 0..5 {
+        let (mut miner, pool) = asking(&relay, &full).await;
+        drop(pool);
+        let _ = end(&mut miner).await;
+        drop(miner);
+        relay
+            .until("the end", |handle| handle.connections().len() == 1)
+            .await;
+    }
+    let mut miner = relay.connect().await;
+    let mut pool = working.accept().await;
+    first_share(&mut miner, &mut pool, "a").await;
+    first_share(&mut old, &mut old_pool, "a").await;
+}
+
+#[tokio::test]
+async fn a_pool_that_says_nothing_more_does_not_keep_a_miner_that_has_left() {
+    let pools = Pools::new().await;
+    let relay = start(config(&[pools.address()])).await;
+    let mut miner = relay.connect().await;
+    let mut pool = pools.accept().await;
+    first_share(&mut miner, &mut pool, "a").await;
+    miner.stream.shutdown().await.unwrap();
+    assert_eq!(pool.hear().await, None);
+    relay
+        .until("the miner's end to be noticed", |handle| {
+            handle.connections().len() == 1
+        })
+        .await;
+    // From here on time passes as soon as nobody can do anything, and nobody waits for 300 seconds.
+    tokio::time::pause();
+    assert_eq!(end(&mut miner).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -374,10 +456,8 @@ async fn one_connection_can_be_closed_and_the_others_stay() {
 
 #[tokio::test]
 async fn a_pool_that_does_not_answer_at_all_costs_a_miner_one_attempt_and_the_next_none() {
-    let working = Pools::new().await;
-    // RFC 5737: nobody is there.
-    let nobody = "192.0.2.1:3333".parse().unwrap();
-    let mut config = config(&[nobody, working.address()]);
+    let (nobody, working) = (Hanging::new().await, Pools::new().await);
+    let mut config = unforgiving(&[nobody.address, working.address()]);
     config.attempt_timeout_seconds = 1;
     let relay = start(config).await;
     for _ in 0..3 {

@@ -137,6 +137,13 @@ impl Requests {
         !is_full
     }
 
+    /// When the oldest one was asked.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let share = self.shares.front().map(|share| share.at);
+        let other = self.others.front().map(|other| other.at);
+        share.into_iter().chain(other).min()
+    }
+
     /// A line that could not be read.
     pub(super) fn unreadable(&mut self) {
         self.unread = self.unread.saturating_add(1);

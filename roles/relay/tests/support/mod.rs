@@ -214,3 +214,28 @@ pub(crate) async fn first_share(miner: &mut Peer, pool: &mut Peer, user: &str) {
         assert_eq!(to.hear().await.as_deref(), Some(line));
     }
 }
+
+/// Where connections are neither taken nor refused: nobody accepts, and the queue is full.
+pub(crate) struct Hanging {
+    pub(crate) address: SocketAddr,
+    _queue: (TcpListener, Vec<TcpStream>),
+}
+
+impl Hanging {
+    pub(crate) async fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(any_port()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        // Longer than the loopback interface takes, and shorter than a SYN is sent again.
+        let soon = Duration::from_millis(500);
+        while let Ok(connected) = timeout(soon, TcpStream::connect(address)).await {
+            waiting.push(connected.unwrap());
+        }
+        Self {
+            address,
+            _queue: (listener, waiting),
+        }
+    }
+}
