@@ -310,12 +310,12 @@ impl Config {
     }
 
     /// A channel whose miner may send no more is owed an answer, however pools gather them.
-    fn batch(&self) -> u64 {
+    fn batch(&self) -> u32 {
         if self.aggregate {
             return BATCH_OF_ANSWERS;
         }
         let most = self.max_in_flight_shares.saturating_sub(1);
-        u64::try_from(most).map_or(BATCH_OF_ANSWERS, |most| most.min(BATCH_OF_ANSWERS))
+        u32::try_from(most).map_or(BATCH_OF_ANSWERS, |most| most.min(BATCH_OF_ANSWERS))
     }
 
     pub(crate) fn roster(&self) -> Roster {

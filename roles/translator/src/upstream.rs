@@ -41,7 +41,8 @@ use work::{Hashrate, Target};
 
 use crate::job::Work;
 use crate::session::{ChannelEvent, OpenChannel, RejectReason, Request};
-pub(crate) use allowance::{Allowance, Counted};
+pub(crate) use allowance::Account;
+use allowance::Allowance;
 #[cfg(test)]
 pub(crate) use allowance::{EACH, ENOUGH};
 use dial::Silence;
@@ -154,7 +155,7 @@ impl Link {
     pub(crate) fn place(&self, wanted: &OpenChannel) -> Place {
         let now = Instant::now();
         let Some(channels) = &self.registry.shared else {
-            let mailbox = Arc::default();
+            let mailbox = Arc::new(self.mailbox());
             let owner = Owner::Miner(Arc::downgrade(&mailbox));
             let request_id = self.registry.register(now, owner, wanted);
             return Place {
@@ -182,9 +183,9 @@ impl Link {
         self.registry.hurry.notify_one();
     }
 
-    /// How many shares may be on their way over the connection.
-    pub(crate) fn allowance(&self) -> &Allowance {
-        &self.registry.allowance
+    /// A mailbox for a miner that has a channel to itself.
+    pub(crate) fn mailbox(&self) -> Mailbox {
+        Mailbox::new(Account::new(Arc::clone(&self.registry.allowance)))
     }
 
     /// Has a channel closed although the queue has no room now.
@@ -208,7 +209,7 @@ impl Link {
 #[derive(Debug, Default)]
 struct Registry {
     openings: Mutex<Openings>,
-    allowance: Allowance,
+    allowance: Arc<Allowance>,
     /// If miners share channels.
     shared: Option<SharedChannels>,
     last_identity: LastIdentity,
@@ -349,8 +350,10 @@ impl Registry {
     }
 
     fn new(aggregate: bool) -> Self {
+        let allowance = Arc::<Allowance>::default();
         Self {
-            shared: aggregate.then(SharedChannels::default),
+            shared: aggregate.then(|| SharedChannels::new(Arc::clone(&allowance))),
+            allowance,
             ..Self::default()
         }
     }

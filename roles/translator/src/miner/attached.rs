@@ -8,7 +8,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, timeout_at};
 
 use crate::session::Request;
-use crate::upstream::{Counted, Letters, Link, Mailbox, Outgoing, Place};
+use crate::upstream::{Account, Letters, Link, Mailbox, Outgoing, Place};
 
 /// A living upstream connection, this miner's mail from it and its requests to it.
 pub(super) struct Attached {
@@ -16,14 +16,6 @@ pub(super) struct Attached {
     mailbox: Arc<Mailbox>,
     /// Requests that the queue did not take yet: what one line causes, at most.
     outbox: VecDeque<Waiting>,
-    /// The miner's shares without an answer, as the connection counts them.
-    counted: Counted,
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        self.count_unanswered(0);
-    }
 }
 
 enum Waiting {
@@ -36,16 +28,15 @@ enum Waiting {
 impl Attached {
     pub(super) fn new(link: Link) -> Self {
         Self {
+            mailbox: Arc::new(link.mailbox()),
             link,
-            mailbox: Arc::default(),
             outbox: VecDeque::new(),
-            counted: Counted::default(),
         }
     }
 
-    /// The miner has so many shares without an answer on this connection.
-    pub(super) fn count_unanswered(&mut self, shares: usize) {
-        self.link.allowance().count(&mut self.counted, shares);
+    /// The miner's shares that are on their way over the connection.
+    pub(super) fn account(&self) -> &Account {
+        self.mailbox.account()
     }
 
     /// Whether everything that was asked has been handed over.
@@ -88,14 +79,15 @@ impl Attached {
         self.outbox = VecDeque::new();
     }
 
-    /// Waits for mail or for room. Mail waits while the miner has not taken what was
-    /// written before: in the mailbox it coalesces.
-    pub(super) async fn wait(&mut self, mail: bool) {
+    /// Waits for mail or for room, or, where the miner waits because of others' shares, until these are few. Mail waits while
+    /// the miner has not taken what was written before: in the mailbox it coalesces.
+    pub(super) async fn wait(&mut self, mail: bool, crowded: bool) {
         let waiting = !self.outbox.is_empty();
         let place = tokio::select! {
             () = self.mailbox.arrived(), if mail => None,
             // On the heap, since it is rarely needed.
             place = async { Box::pin(self.link.queue.clone().reserve_owned()).await }, if waiting => place.ok(),
+            () = async { Box::pin(self.account().others_are_few()).await }, if crowded => None,
             else => std::future::pending().await,
         };
         // A place that was waited for is used at once: given back, it would go to the next who waits, and with many
@@ -121,7 +113,7 @@ impl Attached {
         let queue = self.link.queue.clone();
         tokio::select! {
             () = queue.closed() => {}
-            () = self.wait(mail) => {}
+            () = self.wait(mail, false) => {}
         }
     }
 
@@ -173,6 +165,9 @@ impl Attached {
                 Waiting::Abandoned(channel_id) => Some((0, Request::Close { channel_id })),
             };
             if let Some((request_id, request)) = sendable {
+                if let Request::Submit(share) = &request {
+                    self.account().sent(share.sequence_number);
+                }
                 let shared = self.mailbox.membership().is_some();
                 return Some(Outgoing {
                     request_id,

@@ -42,8 +42,36 @@ pub(crate) struct Driver {
     /// When the lines were read that are handled at once.
     pub(super) asked_at: Instant,
     pub(super) since_published: Traffic,
-    /// Since when the miner waits for the pool's answers to its shares.
-    waits_since: Option<Instant>,
+    /// Since when the miner waits, if it does.
+    waits: Option<Waits>,
+}
+
+/// What a miner waits for that is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Answers: it has as many shares in flight as it may.
+    Full,
+    /// Answers to its own shares or others': together they have too many.
+    Crowd,
+}
+
+/// A miner waits.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    what: Wait,
+    /// With another, it has waited for nothing else than a pool that answers.
+    latest_answer: u32,
+    since: Instant,
+}
+
+impl Waits {
+    fn until(&self) -> Instant {
+        let patience = match self.what {
+            Wait::Full => ANSWER_PATIENCE,
+            Wait::Crowd => CROWD_PATIENCE,
+        };
+        self.since + patience
+    }
 }
 
 impl Driver {
@@ -62,23 +90,30 @@ impl Driver {
             written: 0,
             asked_at: Instant::now(),
             since_published: Traffic::default(),
-            waits_since: None,
+            waits: None,
         }
     }
 
     /// When there is something to do although nothing comes.
     pub(super) fn next_deadline(&mut self, crowded: bool) -> Instant {
         let deadline = self.session.next_deadline();
-        match self.answer_patience(crowded) {
-            Some(patience) => {
-                let since = *self.waits_since.get_or_insert_with(|| now().instant);
-                deadline.min(since + patience)
-            }
-            None => {
-                self.waits_since = None;
-                deadline
-            }
-        }
+        let what = if !self.session.wants_lines() {
+            Wait::Full
+        } else if crowded {
+            Wait::Crowd
+        } else {
+            self.waits = None;
+            return deadline;
+        };
+        let latest_answer = self.latest_answer();
+        let same = |waits: &Waits| (waits.what, waits.latest_answer) == (what, latest_answer);
+        let waits = self.waits.filter(same).unwrap_or_else(|| Waits {
+            what,
+            latest_answer,
+            since: now().instant,
+        });
+        self.waits = Some(waits);
+        deadline.min(waits.until())
     }
 
     /// The time of [`Driver::next_deadline`] has come, or may have.
@@ -87,44 +122,35 @@ impl Driver {
         if now.instant >= self.session.next_deadline() {
             self.session.on_deadline(now, &mut self.out);
         }
-        let (Some(since), Some(patience)) =
-            (self.waits_since, self.answer_patience(self.is_crowded()))
-        else {
+        let latest_answer = self.latest_answer();
+        let is_over = |waits: &mut Waits| {
+            now.instant >= waits.until() && waits.latest_answer == latest_answer
+        };
+        let (Some(waits), Some(present)) = (self.waits.take_if(is_over), &self.present) else {
             return;
         };
-        if now.instant >= since + patience {
-            self.waits_since = None;
-            self.answers_are_missing();
+        match waits.what {
+            Wait::Full => {
+                let shares = self.session.in_flight();
+                present.link.say_that_answers_are_missing(shares);
+            }
+            Wait::Crowd => present.account().widen(),
         }
     }
 
-    /// How long the miner waits for answers to its shares, if it does.
-    fn answer_patience(&self, crowded: bool) -> Option<Duration> {
-        if !self.session.wants_lines() {
-            Some(ANSWER_PATIENCE)
-        } else {
-            crowded.then_some(CROWD_PATIENCE)
-        }
+    /// The latest of the miner's shares that was answered.
+    fn latest_answer(&self) -> u32 {
+        let present = self.present.as_ref();
+        present.map_or(0, |present| present.account().latest_answer())
     }
 
-    fn answers_are_missing(&mut self) {
-        let Some(present) = &self.present else { return };
-        if self.session.wants_lines() {
-            let own = self.session.in_flight_here();
-            present.link.allowance().widen(own);
-        } else {
-            let shares = self.session.in_flight();
-            present.link.say_that_answers_are_missing(shares);
-        }
-    }
-
-    /// Whether the miner has to wait, because its upstream connection has too many shares without an answer.
+    /// Whether the miner has to wait, because its upstream connection has too many shares without an answer. A connection
+    /// that it is moved away from is one where nobody arrives: what is on the way there keeps nobody waiting.
     ///
     /// Other tasks change that at any moment: who asks more than once may hear this and that.
     pub(super) fn is_crowded(&self) -> bool {
-        let own = self.session.in_flight_here();
-        let is_crowded = |present: &Attached| present.link.allowance().is_used_up(own);
-        self.present.as_ref().is_some_and(is_crowded)
+        let present = self.present.as_ref();
+        present.is_some_and(|present| present.account().has_to_wait())
     }
 
     pub(super) fn is_written(&self) -> bool {
@@ -172,7 +198,7 @@ impl Driver {
             },
             () = async {
                 match present {
-                    Some(attached) => attached.wait(mail).await,
+                    Some(attached) => attached.wait(mail, crowded).await,
                     None => std::future::pending().await,
                 }
             } => {}
@@ -281,9 +307,6 @@ impl Driver {
 
     /// Hands over what the session asked for, as far as the upstreams' queues take it.
     pub(super) fn send_requests(&mut self) {
-        if let Some(present) = &mut self.present {
-            present.count_unanswered(self.session.in_flight_here());
-        }
         if !self.out.requests.is_empty() || self.present.as_ref().is_some_and(|to| !to.is_sent()) {
             match &mut self.present {
                 Some(present) => present.send(self.out.requests.drain(..)),

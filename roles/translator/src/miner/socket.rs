@@ -132,9 +132,8 @@ impl Socket {
             } else {
                 Interest::READABLE
             };
-            let deadline = self
-                .write_deadline
-                .unwrap_or_else(|| driver.next_deadline(crowded));
+            let deadline = driver.next_deadline(crowded);
+            let deadline = self.write_deadline.unwrap_or(deadline);
             let next_read = self.moderation.next_read().filter(|_| reading);
             let deadline = [paused_until, next_read]
                 .into_iter()

@@ -14,6 +14,7 @@ use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
 
+use super::allowance::Account;
 use super::shared::Membership;
 use crate::job::Work;
 use crate::session::{ChannelEvent, RejectReason, is_up_to};
@@ -30,6 +31,8 @@ pub(crate) struct Mailbox {
     awaits_answers: AtomicBool,
     /// The miner's place, if it shares the channel.
     membership: Option<Membership>,
+    /// The miner's shares that are on their way.
+    account: Account,
 }
 
 /// Everything that has come since the last time, coalesced.
@@ -77,17 +80,33 @@ impl Bell {
 }
 
 impl Mailbox {
+    /// For a miner that has a channel to itself.
+    pub(super) fn new(account: Account) -> Self {
+        Self {
+            letters: Mutex::default(),
+            arrived: Bell::default(),
+            awaits_answers: AtomicBool::new(false),
+            membership: None,
+            account,
+        }
+    }
+
     /// For a miner that shares a channel.
-    pub(super) fn of(membership: Membership) -> Self {
+    pub(super) fn of(membership: Membership, account: Account) -> Self {
         Self {
             membership: Some(membership),
-            ..Self::default()
+            ..Self::new(account)
         }
     }
 
     /// The miner's place, if it shares the channel.
     pub(crate) fn membership(&self) -> Option<&Membership> {
         self.membership.as_ref()
+    }
+
+    /// The miner's shares that are on their way.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Waits for mail. It may come back without any.
@@ -140,6 +159,7 @@ impl Mailbox {
 
     pub(super) fn accepted(&self, last: u32, count: u64) {
         let mut letters = self.lock();
+        self.account.answered(last);
         letters.accepted = Some(match letters.accepted {
             None => (last, count),
             // Batches may be accepted in any order.
@@ -165,6 +185,7 @@ impl Mailbox {
     pub(super) fn rejected(&self, sequence_number: u32, reason: RejectReason) -> bool {
         let mut plausible = true;
         self.put(|letters| {
+            self.account.answered(sequence_number);
             plausible = letters.refusals.len() < MAX_REFUSALS;
             if plausible {
                 letters.refusals.push((sequence_number, reason));
@@ -174,7 +195,10 @@ impl Mailbox {
     }
 
     pub(super) fn closed(&self, reason: String) {
-        self.put(|letters| letters.closed = Some(reason));
+        self.put(|letters| {
+            self.account.closed();
+            letters.closed = Some(reason);
+        });
     }
 
     fn put(&self, change: impl FnOnce(&mut Letters)) {

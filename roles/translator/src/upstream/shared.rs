@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use work::{Hashrate, Target};
 
 use super::Mailbox;
+use super::allowance::{Account, Allowance};
 use crate::job::Work;
 use crate::session::{ChannelEvent, OpenChannel, RejectReason, Unanswered};
 
@@ -18,7 +19,10 @@ const WORTH_TELLING: f64 = 0.05;
 
 /// All shared channels of an upstream connection. Locked when a miner comes and once a second, never for a share.
 #[derive(Debug, Default)]
-pub(crate) struct SharedChannels(Mutex<HashMap<Key, Arc<SharedChannel>>>);
+pub(crate) struct SharedChannels {
+    channels: Mutex<HashMap<Key, Arc<SharedChannel>>>,
+    allowance: Arc<Allowance>,
+}
 
 /// Miners with the same key share a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,28 +49,41 @@ pub(crate) struct Update {
 }
 
 impl SharedChannels {
+    /// None yet, on a connection with this allowance.
+    pub(super) fn new(allowance: Arc<Allowance>) -> Self {
+        Self {
+            channels: Mutex::default(),
+            allowance,
+        }
+    }
+
     /// Has a miner share a channel.
     pub(crate) fn join(&self, wanted: &OpenChannel) -> Joined {
         let key = Key {
             user_identity: wanted.user_identity.clone(),
             max_target: wanted.max_target.to_le_bytes(),
         };
-        let mut channels = lock(&self.0);
+        let mut channels = lock(&self.channels);
         if let Some(channel) = channels.get(&key)
-            && let Some(mailbox) = SharedChannel::enter(channel, wanted.hashrate)
+            && let Some(mailbox) = SharedChannel::enter(channel, wanted.hashrate, self.account())
         {
             return Joined::Existing(mailbox);
         }
         let channel = Arc::new(SharedChannel::new(wanted));
         channels.insert(key, Arc::clone(&channel));
         // Nobody else knows it yet, so that it cannot have ended.
-        let mailbox = SharedChannel::enter(&channel, wanted.hashrate).unwrap_or_default();
+        let mailbox =
+            SharedChannel::enter(&channel, wanted.hashrate, self.account()).unwrap_or_default();
         Joined::First(mailbox, channel)
+    }
+
+    fn account(&self) -> Account {
+        Account::new(Arc::clone(&self.allowance))
     }
 
     /// What the upstream is to be told now. To be asked at most once a second.
     pub(crate) fn updates(&self) -> Vec<Update> {
-        let mut channels = lock(&self.0);
+        let mut channels = lock(&self.channels);
         channels.retain(|_, channel| !channel.has_ended());
         channels
             .values()
@@ -150,17 +167,20 @@ impl SharedChannel {
     }
 
     /// A mailbox for another miner; none if the channel has ended.
-    fn enter(channel: &Arc<Self>, hashrate: Hashrate) -> Option<Arc<Mailbox>> {
+    fn enter(channel: &Arc<Self>, hashrate: Hashrate, account: Account) -> Option<Arc<Mailbox>> {
         let mut now = lock(&channel.now);
         if now.stage == Stage::Ended {
             return None;
         }
         now.last_member += 1;
         let id = now.last_member;
-        let mailbox = Arc::new(Mailbox::of(Membership {
-            id,
-            channel: Arc::clone(channel),
-        }));
+        let mailbox = Arc::new(Mailbox::of(
+            Membership {
+                id,
+                channel: Arc::clone(channel),
+            },
+            account,
+        ));
         if let Some(opened) = now.stage.opened() {
             mailbox.opening(opened);
         }

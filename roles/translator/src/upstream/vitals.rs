@@ -18,7 +18,7 @@ use super::UpstreamError;
 
 /// Pools may answer shares in batches (SRI's: ten of a channel), however long that takes. With more than this for each
 /// channel on the way, some batch must be full.
-pub(crate) const BATCH_OF_ANSWERS: u64 = 16;
+pub(crate) const BATCH_OF_ANSWERS: u32 = 16;
 
 /// A pool that refuses less often may mean the one miner that asks.
 const REFUSALS: u64 = 3;
@@ -33,7 +33,7 @@ pub(crate) struct Patience {
     /// With answers to shares, all of them.
     pub(crate) answer: Duration,
     /// With so many shares of each channel unanswered it owes an answer.
-    pub(crate) batch: u64,
+    pub(crate) batch: u32,
 }
 
 impl Patience {
@@ -195,7 +195,7 @@ impl Vitals {
             self.channel_without_work.store(0, Ordering::Relaxed);
         }
         // What it had on the way may never be answered, and was no full batch.
-        let fewer = |shares: u64| Some(shares.saturating_sub(BATCH_OF_ANSWERS));
+        let fewer = |shares: u64| Some(shares.saturating_sub(BATCH_OF_ANSWERS.into()));
         let _ = self
             .unanswered
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
@@ -214,7 +214,7 @@ impl Vitals {
             // An answer may come between the two steps of `forwarded`.
             waited = waited.min(self.since(&self.answered));
         }
-        if shares > channels.saturating_mul(patience.batch) && waited >= patience.answer {
+        if shares > channels.saturating_mul(patience.batch.into()) && waited >= patience.answer {
             return Err(UpstreamError::NoAnswers { shares, waited });
         }
         self.acceptance.check(patience.channel)
@@ -290,7 +290,7 @@ mod tests {
         let vitals = vitals();
         vitals.heard(MESSAGE_TYPE_OPEN_EXTENDED_MINING_CHANNEL_SUCCESS);
         vitals.heard(MESSAGE_TYPE_MINING_SET_NEW_PREV_HASH);
-        vitals.forwarded(BATCH_OF_ANSWERS);
+        vitals.forwarded(BATCH_OF_ANSWERS.into());
         advance(PATIENCE.answer * 10).await;
         vitals.check(&PATIENCE).unwrap();
         vitals.forwarded(1);
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(error.reason(), "no-answers");
         vitals.heard(MESSAGE_TYPE_SUBMIT_SHARES_ERROR);
         vitals.check(&PATIENCE).unwrap();
-        vitals.forwarded(BATCH_OF_ANSWERS * 100);
+        vitals.forwarded(u64::from(BATCH_OF_ANSWERS) * 100);
         vitals.check(&PATIENCE).unwrap();
         advance(PATIENCE.answer).await;
         vitals.check(&PATIENCE).unwrap_err();
@@ -319,7 +319,7 @@ mod tests {
         // Work was there.
         vitals.heard(MESSAGE_TYPE_MINING_SET_NEW_PREV_HASH);
         vitals.check(&PATIENCE).unwrap();
-        vitals.forwarded(BATCH_OF_ANSWERS + 1);
+        vitals.forwarded(u64::from(BATCH_OF_ANSWERS) + 1);
         advance(PATIENCE.answer).await;
         let error = vitals.check(&PATIENCE).unwrap_err();
         assert_eq!(error.reason(), "no-answers");

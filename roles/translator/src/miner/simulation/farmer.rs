@@ -111,6 +111,15 @@ impl Farmer {
         self.ask("mining.submit", &share);
     }
 
+    /// Whether its task goes to sleep, and is woken by what is done then.
+    pub(super) fn is_woken_by(&mut self, act: impl FnOnce()) -> bool {
+        let crowded = self.driver.is_crowded();
+        let mut wait = pin!(self.driver.wait(true, crowded));
+        let sleeps = once(&mut wait).is_pending();
+        act();
+        sleeps && once(&mut wait).is_ready()
+    }
+
     /// Whether the translator reads it.
     fn is_read(&self) -> bool {
         self.driver.may_handle_lines(self.driver.is_crowded())

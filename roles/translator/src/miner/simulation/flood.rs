@@ -13,7 +13,7 @@ use super::pool::NTIME;
 use super::*;
 use crate::miner::{Driver, End, Socket, now};
 use crate::session::Session;
-use crate::upstream::{Counted, EACH, ENOUGH};
+use crate::upstream::{EACH, ENOUGH};
 
 struct Flood {
     world: World,
@@ -62,6 +62,18 @@ impl Flood {
         pools[0].read(usize::MAX, rng, ledger);
     }
 
+    /// Answers full batches of this size.
+    fn answer_batches(&mut self, size: usize) -> usize {
+        let World { pools, ledger, .. } = &mut self.world;
+        pools[0].answer_batches(size, ledger)
+    }
+
+    /// Answers one share of each channel.
+    fn answer_one_of_each(&mut self) {
+        let World { pools, ledger, .. } = &mut self.world;
+        pools[0].answer_one_of_each(ledger);
+    }
+
     fn in_flight(&self) -> usize {
         (0..self.world.miners.len()).map(|at| self.of(at)).sum()
     }
@@ -83,7 +95,7 @@ impl Flood {
 async fn however_many_flood_a_pool_that_is_behind_has_few_of_their_shares_to_answer_first() {
     let mut flood = Flood::new().await;
     flood.run(0..4);
-    let (most, all) = (ENOUGH + 4 * EACH, flood.in_flight());
+    let (most, all) = (ENOUGH + 4 * EACH as usize, flood.in_flight());
     assert!((ENOUGH..=most).contains(&all), "{all}");
     for miner in 0..4 {
         assert!(flood.of(miner) >= ENOUGH / 4, "none starves");
@@ -95,7 +107,7 @@ async fn however_many_flood_a_pool_that_is_behind_has_few_of_their_shares_to_ans
     flood.world.pools[0].answer_opening(&mut flood.world.rng);
     flood.world.pools[0].ease();
     flood.run(4..5);
-    assert_eq!(flood.of(4), EACH);
+    assert_eq!(flood.of(4), EACH as usize);
 
     flood.world.settle().await;
     flood.run(0..1);
@@ -103,16 +115,120 @@ async fn however_many_flood_a_pool_that_is_behind_has_few_of_their_shares_to_ans
     flood.end().await;
 }
 
+/// More miners than use up the allowance without one of them waiting for others.
+async fn crowd() -> (Flood, Range<usize>) {
+    let mut flood = Flood::new().await;
+    let miners = 0..ENOUGH / (EACH as usize - 1) + 6;
+    while flood.world.miners.len() < miners.end {
+        flood.world.arrive();
+        flood.world.miners.last_mut().unwrap().turn();
+        flood.pool_reads();
+        flood.world.pools[0].answer_opening(&mut flood.world.rng);
+    }
+    flood.world.settle().await;
+    flood.world.pools[0].ease();
+    (flood, miners)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_answers_full_batches_alone_never_waits_for_a_miner_that_waits_for_it() {
+    let (mut flood, miners) = crowd().await;
+    // SRI's answers ten shares of a channel.
+    for batch in [10, EACH as usize - 1] {
+        for _ in 0..5 {
+            flood.run(miners.clone());
+            let answered = flood.answer_batches(batch);
+            assert!(answered > ENOUGH / 2, "{answered} without any time passing");
+        }
+    }
+    flood.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_answers_in_batches_larger_than_the_allowance_gets_them() {
-    let mut flood = Flood::new().await;
-    flood.run(0..4);
-    let before = flood.in_flight();
-    for _ in 0..10 {
+    let (mut flood, miners) = crowd().await;
+    flood.run(miners.clone());
+    assert_eq!(flood.answer_batches(100), 0);
+    for _ in 0..3 {
         flood.world.pass(Duration::from_millis(1100)).await;
-        flood.run(0..4);
+        flood.run(miners.clone());
     }
-    assert!(flood.in_flight() > 2 * before, "{before}");
+    for _ in 0..5 {
+        let answered = flood.answer_batches(100);
+        assert!(answered >= 100 * miners.len(), "{answered} at once");
+        flood.run(miners.clone());
+    }
+    flood.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_stands_still_for_a_moment_gets_no_more_than_it_asks_for_when_it_goes_on() {
+    let (mut flood, miners) = crowd().await;
+    flood.run(miners.clone());
+    for _ in 0..3 {
+        flood.world.pass(Duration::from_millis(1100)).await;
+        flood.run(miners.clone());
+    }
+    let before = flood.in_flight();
+    // It answers one by one.
+    let most = ENOUGH + miners.len() * EACH as usize;
+    assert!(before > 2 * most, "{before}");
+    for _ in 0..before.div_ceil(miners.len()) {
+        flood.answer_one_of_each();
+        flood.run(miners.clone());
+    }
+    let left = flood.in_flight();
+    assert!(left <= most, "{left} of {before}");
+    flood.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_others_goes_on_when_theirs_are_answered_although_its_own_are_not() {
+    let mut flood = Flood::new().await;
+    let others = flood.world.upstream.borrow().clone().unwrap().mailbox();
+    others.account().sent(u32::try_from(ENOUGH).unwrap());
+    flood.run(0..1);
+    assert_eq!(flood.of(0), EACH as usize);
+    flood.world.miners[0].turn();
+    assert!(flood.world.miners[0].is_woken_by(|| drop(others)));
+    flood.run(0..1);
+    assert!(flood.of(0) > EACH as usize);
+    flood.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_miner_waits_for_a_second_from_the_last_answer_that_it_heard() {
+    const OWN: usize = EACH as usize + 7;
+    let mut flood = Flood::new().await;
+    let others = flood.world.upstream.borrow().clone().unwrap().mailbox();
+    others.account().sent(u32::try_from(ENOUGH - OWN).unwrap());
+    flood.run(0..1);
+    assert_eq!(flood.of(0), OWN);
+    others.account().sent(u32::try_from(2 * ENOUGH).unwrap());
+    for answered in 1..4 {
+        flood.world.pass(Duration::from_millis(900)).await;
+        flood.answer_one_of_each();
+        flood.run(0..1);
+        assert_eq!(flood.of(0), OWN - answered, "nothing was sent meanwhile");
+    }
+    flood.world.pass(Duration::from_millis(1000)).await;
+    flood.run(0..1);
+    assert_eq!(flood.of(0), 2 * (OWN - 3));
+    drop(others);
+    flood.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn miners_that_do_not_read_their_answers_use_nothing_up() {
+    let mut flood = Flood::new().await;
+    for _ in 0..3 {
+        flood.run(0..1);
+        // The pool has answered all, and nobody wakes its task.
+        assert!(flood.answer_batches(1) >= ENOUGH);
+        let newcomer = flood.world.upstream.borrow().clone().unwrap().mailbox();
+        newcomer.account().sent(EACH);
+        assert!(!newcomer.account().has_to_wait());
+    }
     flood.end().await;
 }
 
@@ -206,15 +322,16 @@ async fn what_was_read_before_the_allowance_was_used_up_is_handled_when_it_is_fr
 
         // Others leave room for half of the shares, and are answered as soon as anybody else has a turn.
         let link = world.upstream.borrow().clone().unwrap();
-        let mut others = Counted::default();
-        let room = usize::try_from(SHARES / 2).unwrap();
-        link.allowance().count(&mut others, ENOUGH - room);
+        let others = link.mailbox();
+        others
+            .account()
+            .sent(u32::try_from(ENOUGH).unwrap() - SHARES / 2);
         remote.submit(0..SHARES).await;
         remote.stream.shutdown().await.unwrap();
-        while !link.allowance().is_used_up(ENOUGH) {
+        while !others.account().has_to_wait() {
             yield_now().await;
         }
-        link.allowance().count(&mut others, 0);
+        drop(others);
     };
     let end = beside(socket.serve(&mut driver, &shutdown), script).await;
     assert_eq!(end, End::Closed);

@@ -270,6 +270,33 @@ impl Pool {
         }
     }
 
+    /// Answers full batches alone, as SRI's pool does. Gives how many shares it has answered.
+    pub(super) fn answer_batches(&mut self, size: usize, ledger: &mut Ledger) -> usize {
+        let mut answered = 0;
+        let ids: Vec<u32> = self.channels.keys().copied().collect();
+        for id in ids {
+            while let Some(channel) = self.channels.get_mut(&id)
+                && channel.unanswered.len() >= size
+            {
+                let batch: Vec<Share> = channel.unanswered.drain(..size).collect();
+                answered += batch.len();
+                self.answer(id, &batch, ledger);
+            }
+        }
+        answered
+    }
+
+    /// Answers the oldest share of each channel.
+    pub(super) fn answer_one_of_each(&mut self, ledger: &mut Ledger) {
+        let ids: Vec<u32> = self.channels.keys().copied().collect();
+        for id in ids {
+            let channel = self.channels.get_mut(&id);
+            if let Some(share) = channel.and_then(|channel| channel.unanswered.pop_front()) {
+                self.answer(id, &[share], ledger);
+            }
+        }
+    }
+
     /// Answers for shares that were answered before, that were never sent, or that are many more than there were.
     fn lie(&mut self, channel_id: u32, rng: &mut StdRng) {
         self.say(Mining::SubmitSharesError(SubmitSharesError {
