@@ -1,7 +1,7 @@
 //! Databases as this project wants them: opened, durable, and with their tables up to date.
 //!
-//! The ledger and the store of a stats service call it, and bring their own migrations and statements for each of the
-//! two. It knows no table.
+//! The ledger, the store of a stats service and the books of a relay call it, and bring their own migrations and statements
+//! for each of the two. It knows no table.
 //!
 //! SQLite runs with WAL and `synchronous=FULL`, PostgreSQL with `synchronous_commit=on`: what is committed survives the end of
 //! the process and of the machine, as far as the disk keeps what it says it has written.
@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod columns;
+mod connection;
 mod keeper;
 mod migrations;
 mod postgres;
@@ -16,6 +17,7 @@ mod sqlite;
 mod url;
 
 pub use columns::{MOST_WORK, from_columns, to_columns};
+pub use connection::Connection;
 pub use keeper::{Database, Health, Keeper};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

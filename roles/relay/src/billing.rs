@@ -24,7 +24,7 @@ pub use config::StorageConfig;
 pub use meter::Usage;
 
 use clock::Clock;
-use store::{Connection, Writing};
+use store::Writing;
 use writer::Writer;
 
 /// The running books of one relay.
@@ -129,9 +129,9 @@ impl Books {
         let Some(url) = config.place()? else {
             return Ok(None);
         };
-        let mut connection = store::connect(&url, true).await?.migrate().await?;
-        let clock = Clock::new(now_ms, connection.last_hour().await?);
-        let keeper: Keeper<Connection> = Keeper::new("billing", url, connection);
+        let mut connection = store::prepare(&url).await?;
+        let clock = Clock::new(now_ms, store::last_hour(&mut connection).await?);
+        let keeper = Keeper::new("billing", url, connection);
         let health = keeper.health();
         let (stop, stopped) = oneshot::channel();
         let writing = Writing::draw(config.relay_id);

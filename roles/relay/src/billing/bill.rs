@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use serde::Serialize;
+use storage::Connection;
 
 use super::meter::Usage;
-use super::store::{self, Connection, UsageRow};
+use super::store::{self, UsageRow};
 use super::{Error, StorageConfig};
 
 /// Reads what relays have written.
@@ -80,8 +81,8 @@ impl Reader {
         {
             return Err(Error::Empty(url.shown()));
         }
-        let mut connection = store::connect(&url, false).await?;
-        if !connection.has_tables().await? {
+        let mut connection = Connection::open(&url, false).await?;
+        if !store::has_tables(&mut connection).await? {
             return Err(Error::Empty(url.shown()));
         }
         Ok(Self { connection })
@@ -92,7 +93,7 @@ impl Reader {
     /// # Errors
     /// [`Error::Database`]
     pub async fn bills(&mut self, window: Hours, step: Step) -> Result<Vec<Bill>, Error> {
-        let rows = self.connection.usage(window, step).await?;
+        let rows = store::usage(&mut self.connection, window, step).await?;
         let mut bills: Vec<_> = rows.into_iter().map(Bill::from).collect();
         if step == Step::Whole {
             bills.sort_by(|one, other| one.client.cmp(&other.client));

@@ -1,16 +1,14 @@
-//! The two databases behind one set of operations.
+//! What the books ask of a database, whichever of the two it is.
 
 mod postgres;
 mod sqlite;
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diesel::QueryableByName;
-use diesel::result::Error as DatabaseError;
 use diesel::sql_types::{BigInt, Nullable, Text};
-use storage::{Postgres, Sqlite, Url};
+use diesel::{QueryResult, QueryableByName};
+use storage::{Connection, Url};
 
 use super::bill::{Hours, Step};
 use super::meter::{Rows, Usage};
@@ -74,94 +72,51 @@ impl Batch {
     }
 }
 
-/// An open database.
-pub(super) enum Connection {
-    Sqlite(sqlite::Connection),
-    Postgres(Box<postgres::Connection>),
+/// Opens a database whose tables are up to date, or brings them up to date; refuses those of a later version.
+pub(super) async fn prepare(url: &Url) -> Result<Connection, storage::Error> {
+    let connection = Connection::open(url, true).await?;
+    connection
+        .migrate(sqlite::MIGRATIONS, postgres::MIGRATIONS)
+        .await
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sqlite(_) => "SQLite",
-            Self::Postgres(_) => "PostgreSQL",
-        })
-    }
-}
-
-/// Opens a database that is there; `create` makes the file where it is not.
-pub(super) async fn connect(url: &Url, create: bool) -> Result<Connection, storage::Error> {
-    Ok(match url {
-        Url::Sqlite(path) => Sqlite::open(path, create).await?.into(),
-        Url::Postgres { text, ca_file } => Postgres::open(text, ca_file.as_deref()).await?.into(),
-    })
-}
-
-impl storage::Database for Connection {
-    async fn reopen(url: &Url) -> Result<Self, storage::Error> {
-        connect(url, false).await
+/// Whether a relay has written to it.
+pub(super) async fn has_tables(connection: &mut Connection) -> QueryResult<bool> {
+    match connection {
+        Connection::Sqlite(database) => sqlite::has_tables(database).await,
+        Connection::Postgres(database) => postgres::has_tables(database).await,
     }
 }
 
-impl From<Sqlite> for Connection {
-    fn from(database: Sqlite) -> Self {
-        Self::Sqlite(sqlite::Connection(database))
+/// The last hour that is there.
+pub(super) async fn last_hour(connection: &mut Connection) -> QueryResult<Option<i64>> {
+    match connection {
+        Connection::Sqlite(database) => sqlite::last_hour(database).await,
+        Connection::Postgres(database) => postgres::last_hour(database).await,
     }
 }
 
-impl From<Postgres> for Connection {
-    fn from(database: Postgres) -> Self {
-        Self::Postgres(Box::new(postgres::Connection(database)))
+/// Adds the batch in one transaction, or finds that it is there.
+pub(super) async fn commit(
+    connection: &mut Connection,
+    writing: Writing,
+    batch: Arc<Batch>,
+) -> QueryResult<()> {
+    match connection {
+        Connection::Sqlite(database) => sqlite::commit(database, writing, batch).await,
+        Connection::Postgres(database) => postgres::commit(database, writing, &batch).await,
     }
 }
 
-impl Connection {
-    /// Brings the tables up to date; refuses those of a later version.
-    pub(super) async fn migrate(self) -> Result<Self, storage::Error> {
-        Ok(match self {
-            Self::Sqlite(connection) => connection.0.migrate(sqlite::MIGRATIONS).await?.into(),
-            Self::Postgres(connection) => connection.0.migrate(postgres::MIGRATIONS).await?.into(),
-        })
-    }
-
-    /// Whether a relay has written to it.
-    pub(super) async fn has_tables(&mut self) -> Result<bool, DatabaseError> {
-        match self {
-            Self::Sqlite(connection) => connection.has_tables().await,
-            Self::Postgres(connection) => connection.has_tables().await,
-        }
-    }
-
-    /// The last hour that is there.
-    pub(super) async fn last_hour(&mut self) -> Result<Option<i64>, DatabaseError> {
-        match self {
-            Self::Sqlite(connection) => connection.last_hour().await,
-            Self::Postgres(connection) => connection.last_hour().await,
-        }
-    }
-
-    /// Adds the batch in one transaction, or finds that it is there.
-    pub(super) async fn commit(
-        &mut self,
-        writing: Writing,
-        batch: Arc<Batch>,
-    ) -> Result<(), DatabaseError> {
-        match self {
-            Self::Sqlite(connection) => connection.commit(writing, batch).await,
-            Self::Postgres(connection) => connection.commit(writing, &batch).await,
-        }
-    }
-
-    /// Sums of all relays.
-    pub(super) async fn usage(
-        &mut self,
-        window: Hours,
-        step: Step,
-    ) -> Result<Vec<UsageRow>, DatabaseError> {
-        match self {
-            Self::Sqlite(connection) => connection.usage(window, step).await,
-            Self::Postgres(connection) => connection.usage(window, step).await,
-        }
+/// Sums of all relays.
+pub(super) async fn usage(
+    connection: &mut Connection,
+    window: Hours,
+    step: Step,
+) -> QueryResult<Vec<UsageRow>> {
+    match connection {
+        Connection::Sqlite(database) => sqlite::usage(database, window, step).await,
+        Connection::Postgres(database) => postgres::usage(database, window, step).await,
     }
 }
 

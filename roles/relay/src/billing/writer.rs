@@ -6,13 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage::Keeper;
+use storage::{Connection, Keeper};
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
 use super::clock::{Clock, HOUR_MS};
 use super::meter::{Meter, Rows, Usage};
-use super::store::{Batch, Connection, Writing};
+use super::store::{self, Batch, Writing};
 
 /// Pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -157,7 +157,9 @@ async fn commit(
     let mut pause = FIRST_PAUSE;
     loop {
         let committed = database
-            .attempt(async |connection| connection.commit(writing, Arc::clone(&batch)).await)
+            .attempt(async |connection| {
+                store::commit(connection, writing, Arc::clone(&batch)).await
+            })
             .await;
         if committed.is_some() {
             return (database, batch);

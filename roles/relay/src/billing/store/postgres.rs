@@ -11,38 +11,42 @@ use crate::billing::meter::{Key, Rows, Usage};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-pub(in crate::billing) struct Connection(pub(super) Postgres);
-
-impl Connection {
-    pub(super) async fn has_tables(&mut self) -> QueryResult<bool> {
-        let tables = sql_query("SELECT COUNT(to_regclass('usage_hours')) AS value");
-        let value = tables.get_result::<Value>(self.0.connection()).await?.value;
-        Ok(value > Some(0))
-    }
-
-    pub(super) async fn last_hour(&mut self) -> QueryResult<Option<i64>> {
-        let last = sql_query(sql::LAST_HOUR);
-        Ok(last.get_result::<Value>(self.0.connection()).await?.value)
-    }
-
-    pub(super) async fn commit(&mut self, writing: Writing, batch: &Batch) -> QueryResult<()> {
-        self.0
-            .connection()
-            .transaction(async |connection| commit(connection, writing, batch).await)
-            .await
-    }
-
-    pub(super) async fn usage(&mut self, window: Hours, step: Step) -> QueryResult<Vec<UsageRow>> {
-        sql_query(sql::USAGE)
-            .bind::<BigInt, _>(window.first)
-            .bind::<BigInt, _>(window.end)
-            .bind::<BigInt, _>(step.hours())
-            .load(self.0.connection())
-            .await
-    }
+pub(super) async fn has_tables(database: &mut Postgres) -> QueryResult<bool> {
+    let tables = sql_query("SELECT COUNT(to_regclass('usage_hours')) AS value");
+    let value = tables.get_result::<Value>(database.connection()).await?;
+    Ok(value.value > Some(0))
 }
 
-async fn commit(
+pub(super) async fn last_hour(database: &mut Postgres) -> QueryResult<Option<i64>> {
+    let last = sql_query(sql::LAST_HOUR);
+    Ok(last.get_result::<Value>(database.connection()).await?.value)
+}
+
+pub(super) async fn commit(
+    database: &mut Postgres,
+    writing: Writing,
+    batch: &Batch,
+) -> QueryResult<()> {
+    database
+        .connection()
+        .transaction(async |connection| write(connection, writing, batch).await)
+        .await
+}
+
+pub(super) async fn usage(
+    database: &mut Postgres,
+    window: Hours,
+    step: Step,
+) -> QueryResult<Vec<UsageRow>> {
+    sql_query(sql::USAGE)
+        .bind::<BigInt, _>(window.first)
+        .bind::<BigInt, _>(window.end)
+        .bind::<BigInt, _>(step.hours())
+        .load(database.connection())
+        .await
+}
+
+async fn write(
     connection: &mut AsyncPgConnection,
     writing: Writing,
     batch: &Batch,

@@ -12,44 +12,48 @@ use crate::billing::meter::{Key, Rows, Usage};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-pub(in crate::billing) struct Connection(pub(super) Sqlite);
-
-impl Connection {
-    pub(super) async fn has_tables(&mut self) -> QueryResult<bool> {
-        let tables = "SELECT COUNT(*) AS value FROM sqlite_master WHERE name = 'usage_hours'";
-        Ok(self.value(tables).await? > Some(0))
-    }
-
-    pub(super) async fn last_hour(&mut self) -> QueryResult<Option<i64>> {
-        self.value(sql::LAST_HOUR).await
-    }
-
-    async fn value(&mut self, query: &'static str) -> QueryResult<Option<i64>> {
-        self.0
-            .read(move |connection| Ok(sql_query(query).get_result::<Value>(connection)?.value))
-            .await
-    }
-
-    pub(super) async fn commit(&mut self, writing: Writing, batch: Arc<Batch>) -> QueryResult<()> {
-        self.0
-            .write(move |connection| commit(connection, writing, &batch))
-            .await
-    }
-
-    pub(super) async fn usage(&mut self, window: Hours, step: Step) -> QueryResult<Vec<UsageRow>> {
-        self.0
-            .read(move |connection| {
-                sql_query(sql::USAGE)
-                    .bind::<BigInt, _>(window.first)
-                    .bind::<BigInt, _>(window.end)
-                    .bind::<BigInt, _>(step.hours())
-                    .load(connection)
-            })
-            .await
-    }
+pub(super) async fn has_tables(database: &mut Sqlite) -> QueryResult<bool> {
+    let tables = "SELECT COUNT(*) AS value FROM sqlite_master WHERE name = 'usage_hours'";
+    Ok(value(database, tables).await? > Some(0))
 }
 
-fn commit(connection: &mut SqliteConnection, writing: Writing, batch: &Batch) -> QueryResult<()> {
+pub(super) async fn last_hour(database: &mut Sqlite) -> QueryResult<Option<i64>> {
+    value(database, sql::LAST_HOUR).await
+}
+
+async fn value(database: &mut Sqlite, query: &'static str) -> QueryResult<Option<i64>> {
+    database
+        .read(move |connection| Ok(sql_query(query).get_result::<Value>(connection)?.value))
+        .await
+}
+
+pub(super) async fn commit(
+    database: &mut Sqlite,
+    writing: Writing,
+    batch: Arc<Batch>,
+) -> QueryResult<()> {
+    database
+        .write(move |connection| write(connection, writing, &batch))
+        .await
+}
+
+pub(super) async fn usage(
+    database: &mut Sqlite,
+    window: Hours,
+    step: Step,
+) -> QueryResult<Vec<UsageRow>> {
+    database
+        .read(move |connection| {
+            sql_query(sql::USAGE)
+                .bind::<BigInt, _>(window.first)
+                .bind::<BigInt, _>(window.end)
+                .bind::<BigInt, _>(step.hours())
+                .load(connection)
+        })
+        .await
+}
+
+fn write(connection: &mut SqliteConnection, writing: Writing, batch: &Batch) -> QueryResult<()> {
     let taken = sql_query(sql::TAKE_BATCH)
         .bind::<BigInt, _>(writing.writer)
         .bind::<BigInt, _>(writing.relay_id)

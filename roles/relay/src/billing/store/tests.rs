@@ -30,7 +30,7 @@ fn batch(number: i64, rows: &[(i64, &str, u64, u128)]) -> Arc<Batch> {
 }
 
 async fn sums(connection: &mut Connection, step: Step) -> Vec<(i64, String, u64, u128)> {
-    let rows = connection.usage(WINDOW, step).await.unwrap();
+    let rows = usage(connection, WINDOW, step).await.unwrap();
     rows.iter()
         .map(|row| {
             let usage = row.usage();
@@ -51,10 +51,9 @@ async fn sums(connection: &mut Connection, step: Step) -> Vec<(i64, String, u64,
 
 async fn counts_once(url: &str) {
     let url = place(url);
-    let connection = connect(&url, true).await.unwrap();
-    let mut connection = connection.migrate().await.unwrap();
+    let mut connection = prepare(&url).await.unwrap();
     let writing = |relay_id, writer| Writing { relay_id, writer };
-    assert_eq!(connection.last_hour().await.unwrap(), None);
+    assert_eq!(last_hour(&mut connection).await.unwrap(), None);
 
     let huge = (1_u128 << 90) + (1 << 40) - 1;
     let first = batch(
@@ -62,13 +61,17 @@ async fn counts_once(url: &str) {
         &[(24, "a", 1, huge), (25, "a", 2, huge), (24, "=b", 4, 7)],
     );
     for _ in 0..3 {
-        let committed = connection.commit(writing(1, 1), Arc::clone(&first)).await;
+        let committed = commit(&mut connection, writing(1, 1), Arc::clone(&first)).await;
         committed.unwrap();
     }
     let second = batch(2, &[(25, "a", 8, 1), (48, "a", 16, 1)]);
-    connection.commit(writing(1, 1), second).await.unwrap();
+    commit(&mut connection, writing(1, 1), second)
+        .await
+        .unwrap();
     let other = batch(1, &[(24, "a", 32, 1)]);
-    connection.commit(writing(2, -2), other).await.unwrap();
+    commit(&mut connection, writing(2, -2), other)
+        .await
+        .unwrap();
 
     let row = |hour, client: &str, count, work| (hour, client.to_owned(), count, work);
     assert_eq!(
@@ -91,11 +94,11 @@ async fn counts_once(url: &str) {
     let whole = [row(24, "=b", 4, 7), row(24, "a", 59, 2 * huge + 3)];
     assert_eq!(sums(&mut connection, Step::Whole).await, whole);
 
-    assert_eq!(connection.last_hour().await.unwrap(), Some(48));
+    assert_eq!(last_hour(&mut connection).await.unwrap(), Some(48));
 
     // Another start of the same relay has numbers of its own.
     let again = batch(1, &[(24, "a", 64, 1)]);
-    connection.commit(writing(1, 3), again).await.unwrap();
+    commit(&mut connection, writing(1, 3), again).await.unwrap();
     let whole = [row(24, "=b", 4, 7), row(24, "a", 123, 2 * huge + 4)];
     assert_eq!(sums(&mut connection, Step::Whole).await, whole);
 }
@@ -106,8 +109,7 @@ database::on_both! {
     }
 
     async fn the_most_that_can_be_claimed_makes_no_bill_impossible(database) {
-        let connection = connect(&place(&database.url()), true).await.unwrap();
-        let mut connection = connection.migrate().await.unwrap();
+        let mut connection = prepare(&place(&database.url())).await.unwrap();
         let writing = Writing { relay_id: 1, writer: 1 };
         for number in 1..=5 {
             let hours = [24, 24 + number].map(|hour| {
@@ -126,10 +128,10 @@ database::on_both! {
             let honest = ((24, "honest".to_owned()), honest);
             let rows = hours.into_iter().chain([honest]).collect();
             let batch = Arc::new(Batch::new(number, rows));
-            connection.commit(writing, Arc::clone(&batch)).await.unwrap();
+            commit(&mut connection, writing, Arc::clone(&batch)).await.unwrap();
             assert!(batch.refused().is_empty());
         }
-        let rows = connection.usage(WINDOW, Step::Whole).await.unwrap();
+        let rows = usage(&mut connection, WINDOW, Step::Whole).await.unwrap();
         let bills: Vec<_> = rows.iter().map(|row| (&*row.client, row.usage())).collect();
         let [("honest", honest), ("liar", liar)] = &bills[..] else {
             panic!("{bills:?}");
