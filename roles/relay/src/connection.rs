@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use service::listener::Accepted;
 use stratum_v1::{ErrorCode, Id, write_error};
-use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -286,16 +285,12 @@ impl Relayed {
     /// The only thing that the relay ever says itself.
     async fn tell(&mut self, refusal: &Refusal) -> std::io::Result<()> {
         let mut line = Vec::new();
-        if self.pump.watcher.pool_is_within_a_line() {
-            line.push(b'\n');
-        }
         write_error(
             &mut line,
             Id::from_raw(refusal.id()),
             ErrorCode::Unauthorized,
             &refusal.to_string(),
         );
-        self.pump.miner.write_all(&line).await?;
-        self.pump.miner.shutdown().await
+        self.pump.say_last(&line).await
     }
 }

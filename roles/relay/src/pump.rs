@@ -10,7 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 
 use crate::guard::{Guard, Refusal};
@@ -106,6 +106,21 @@ where
     /// Whether the miner will say nothing more, and the pool has been told so.
     pub(crate) fn miner_has_said_all(&self) -> bool {
         self.up.is_over()
+    }
+
+    /// Says a line of the relay's own to the miner, after all that the pool has said and no other line, and ends with it.
+    pub(crate) async fn say_last(&mut self, line: &[u8]) -> io::Result<()> {
+        let kept = std::mem::take(&mut self.down.kept);
+        let rest = &kept[self.down.sent..];
+        self.miner.write_all(rest).await?;
+        let is_within_a_line = rest
+            .last()
+            .map_or(self.down.is_within_a_line, |last| *last != b'\n');
+        if is_within_a_line {
+            self.miner.write_all(b"\n").await?;
+        }
+        self.miner.write_all(line).await?;
+        self.miner.shutdown().await
     }
 
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
@@ -225,6 +240,8 @@ struct Flow {
     state: State,
     /// Whether the source has not ended but broken off.
     broken: bool,
+    /// Whether what was taken so far ends in the middle of a line.
+    is_within_a_line: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -249,6 +266,7 @@ impl Flow {
             moved: 0,
             state: State::Open,
             broken: false,
+            is_within_a_line: false,
         }
     }
 
@@ -288,7 +306,12 @@ impl Flow {
                     self.is_now(State::Done, tally);
                 }
             }
-            State::Stopping => self.is_now(State::Done, tally),
+            // TLS may still have some of what was written.
+            State::Stopping => {
+                if Pin::new(sink).poll_flush(context).is_ready() {
+                    self.is_now(State::Done, tally);
+                }
+            }
             State::Open | State::Done | State::Refused => {}
         }
     }
@@ -303,8 +326,10 @@ impl Flow {
         if self.kept.is_empty() {
             return Poll::Ready(());
         }
-        let taken = write(context, sink, &self.kept[self.sent..]);
-        self.taken(taken, tally);
+        let kept = std::mem::take(&mut self.kept);
+        let taken = write(context, sink, &kept[self.sent..]);
+        self.taken(taken, &kept[self.sent..], tally);
+        self.kept = kept;
         self.sent += taken.bytes;
         if taken.refused {
             self.kept = Vec::new();
@@ -346,7 +371,7 @@ impl Flow {
                         See::Only(bytes, is_last) => {
                             self.pass_on(context, sink, &bytes, tally);
                             if is_last && !self.is_over() {
-                                self.is_now(State::Stopping, tally);
+                                self.is_now(State::Ending, tally);
                             }
                         }
                     }
@@ -374,7 +399,7 @@ impl Flow {
     ) {
         tally.moved = true;
         let taken = write(context, sink, bytes);
-        self.taken(taken, tally);
+        self.taken(taken, bytes, tally);
         if !taken.refused && taken.bytes < bytes.len() {
             self.kept = bytes[taken.bytes..].to_vec();
             tally.pauses += 1;
@@ -382,8 +407,11 @@ impl Flow {
         }
     }
 
-    fn taken(&mut self, taken: Taken, tally: &mut Tally) {
+    fn taken(&mut self, taken: Taken, bytes: &[u8], tally: &mut Tally) {
         self.moved += taken.bytes as u64;
+        if let Some(last) = bytes[..taken.bytes].last() {
+            self.is_within_a_line = *last != b'\n';
+        }
         tally.moved |= taken.bytes > 0;
         if taken.refused {
             self.is_now(State::Refused, tally);

@@ -30,7 +30,7 @@ pub struct Totals {
     pub noticed: Noticed,
     /// Times that a side was not read because the other took no more.
     pub pauses: u64,
-    /// Times that it was read again.
+    /// Times that it was read again: fewer than the pauses, where connections ended meanwhile.
     pub resumes: u64,
 }
 

@@ -175,12 +175,6 @@ impl Watcher {
         self.requests.oldest()
     }
 
-    /// Whether the pool's last line has not ended, so that nothing can be said in between.
-    #[must_use]
-    pub fn pool_is_within_a_line(&self) -> bool {
-        !self.from_pool.is_empty()
-    }
-
     fn request(&mut self, line: &[u8], now: Instant) {
         let request = match parse_request_strictly(line) {
             Ok(request) => request,

@@ -4,19 +4,11 @@
 
 mod support;
 
-use support::{Peer, Pools, config, first_share, in_time, start};
+use support::{Peer, Pools, config, first_share, in_time, peak, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LINE: usize = 100 << 20;
 const CHUNK: usize = 64 * 1024;
-
-/// The most memory that the process had so far, in kB.
-fn peak() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let line = line.unwrap().trim().strip_suffix("kB").unwrap();
-    line.trim().parse().unwrap()
-}
 
 /// Says one line of 100 MB, while the other side reads it.
 async fn say_much(from: &mut Peer, to: &mut Peer) {

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -192,4 +193,199 @@ async fn lines_before_a_refused_one_still_reach_the_pool() {
     assert_eq!(String::from_utf8(heard).unwrap(), [good, good].concat());
     let (_, end) = running.await.unwrap();
     assert!(matches!(end, End::Refused(Refusal::Unlisted { .. })));
+}
+
+#[tokio::test]
+async fn what_a_refused_miner_is_told_comes_after_all_that_its_pool_has_said() {
+    let (miner, miner_side) = duplex(10);
+    let (mut pool, pool_side) = duplex(10_000);
+    let allowed = AllowList::new(&[Pattern::new("me")]).unwrap();
+    let guard = Some(Box::new(Guard::new(allowed, 1024)));
+    let mut pump = Pump::new(1, miner_side, pool_side, Watcher::new(LIMITS), guard);
+    // More than the miner takes at once, a line that is too long to be looked at, and one that does not end.
+    let said = "x".repeat(3 * LIMITS.pool) + "\nand so";
+    pool.write_all(said.as_bytes()).await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(miner);
+    let bad = b"{\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"you\"]}\n";
+    let talking = tokio::spawn(async move {
+        writer.write_all(bad).await.unwrap();
+        writer
+    });
+    // What the miner has not read is kept.
+    let end = loop {
+        if let Some(end) = pump.turn().await.end {
+            break end;
+        }
+    };
+    assert!(matches!(end, End::Refused(_)));
+    let mut heard = String::new();
+    let (told, read) = tokio::join!(
+        pump.say_last(b"the reason\n"),
+        reader.read_to_string(&mut heard)
+    );
+    told.unwrap();
+    read.unwrap();
+    assert!(heard == said + "\nthe reason\n");
+    drop(talking.await.unwrap());
+}
+
+/// Passes on at once what it is given, but keeps all of it until it is flushed, as TLS may.
+struct Flushed {
+    inner: DuplexStream,
+    held: Vec<u8>,
+}
+
+impl AsyncRead for Flushed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Flushed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let taken = write(context, &mut this.inner, &this.held);
+        this.held.drain(..taken.bytes);
+        if this.held.is_empty() || taken.refused {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.as_mut().poll_flush(context).is_pending() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// A miner whose connection breaks off after its last line.
+struct Breaking(VecDeque<Vec<u8>>);
+
+impl AsyncRead for Breaking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.0.pop_front() {
+            Some(line) => buffer.put_slice(&line),
+            None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Breaking {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn what_was_said_before_an_end_is_not_left_in_tls() {
+    const GOOD: &str = "{\"id\":1,\"method\":\"mining.authorize\",\"params\":[\"me\"]}\n";
+    const BAD: &str = "{\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"you\"]}\n";
+    for (lines, is_refused) in [(vec![GOOD], false), (vec![GOOD, BAD], true)] {
+        let (mut pool, inner) = duplex(10);
+        let sink = Flushed {
+            inner,
+            held: Vec::new(),
+        };
+        let miner = Breaking(lines.iter().map(|line| line.as_bytes().to_vec()).collect());
+        let allowed = AllowList::new(&[Pattern::new("me")]).unwrap();
+        let guard = Some(Box::new(Guard::new(allowed, 1024)));
+        let mut pump = Pump::new(1, miner, sink, Watcher::new(LIMITS), guard);
+        let pumping = tokio::spawn(async move {
+            loop {
+                if let Some(end) = pump.turn().await.end {
+                    return end;
+                }
+            }
+        });
+        let mut heard = Vec::new();
+        pool.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(String::from_utf8(heard).unwrap(), GOOD);
+        let end = pumping.await.unwrap();
+        assert_eq!(matches!(end, End::Refused(_)), is_refused, "{end:?}");
+    }
+}
+
+/// Where lines of the log go.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_pause_and_its_end_are_told_at_debug_level() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let told = tracing::subscriber::set_default(subscriber);
+    let (mut miner, mut pump, mut pool) = between(10);
+    miner.write_all(b"0123456789").await.unwrap();
+    pump.turn().await;
+    miner
+        .write_all(b"more than the pool takes".get(..10).unwrap())
+        .await
+        .unwrap();
+    let turn = pump.turn().await;
+    assert_eq!(turn.seen.totals.pauses, 1);
+    let lines = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(
+        lines().contains("paused connection=1 from=Miner"),
+        "{}",
+        lines()
+    );
+    assert!(!lines().contains("resumed"));
+    let mut heard = [0; 20];
+    pool.read_exact(&mut heard[..10]).await.unwrap();
+    pump.turn().await;
+    assert!(
+        lines().contains("resumed connection=1 from=Miner"),
+        "{}",
+        lines()
+    );
+    drop(told);
 }

@@ -239,3 +239,11 @@ impl Hanging {
         }
     }
 }
+
+/// The most memory that the process had so far, in kB.
+pub(crate) fn peak() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = line.unwrap().trim().strip_suffix("kB").unwrap();
+    line.trim().parse().unwrap()
+}
