@@ -124,7 +124,7 @@ impl Watcher {
                 Line::Whole(line) => self.request(line, now),
                 Line::TooLong => {
                     self.seen.totals.noticed.oversized_lines += 1;
-                    self.requests.unreadable();
+                    self.requests.unreadable(None);
                 }
             }
         }
@@ -188,7 +188,7 @@ impl Watcher {
             }
             Err(_) => {
                 self.seen.totals.noticed.malformed_lines += 1;
-                return self.requests.unreadable();
+                return self.requests.unreadable(Some(line.len()));
             }
         };
         let (kind, user) = match request.method {

@@ -25,6 +25,9 @@ const MOST_NAMES: usize = 4;
 /// What has not been answered for so long will not be.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
+/// No share takes fewer bytes: `{"id":1,"method":"mining.submit","params":["","","","",""]}`, and some of that may be missing.
+const SHORTEST_SHARE: usize = 40;
+
 /// Room that is kept while nothing is asked.
 const ROOM: usize = 4;
 
@@ -37,7 +40,7 @@ pub(super) struct Requests {
     others: VecDeque<Request<Other>>,
     /// Shares that are not followed any more, and may still be accepted.
     forgotten: u64,
-    /// Lines that could not be read, and may have been shares for the pool.
+    /// Shares that lines may have held for the pool that could not be read.
     unread: u64,
 }
 
@@ -144,9 +147,11 @@ impl Requests {
         share.into_iter().chain(other).min()
     }
 
-    /// A line that could not be read.
-    pub(super) fn unreadable(&mut self) {
-        self.unread = self.unread.saturating_add(1);
+    /// A line of so many bytes that could not be read, or one that was too long to be looked at. Pools that take one request
+    /// after the other, with or without a line end between them, may find several shares in it.
+    pub(super) fn unreadable(&mut self, bytes: Option<usize>) {
+        let shares = bytes.map_or(u64::MAX, |bytes| (bytes / SHORTEST_SHARE) as u64 + 1);
+        self.unread = self.unread.saturating_add(shares);
     }
 
     /// The request that was answered: the first of this id, because pools answer in order. Where a share has the same id as

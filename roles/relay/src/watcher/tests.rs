@@ -345,6 +345,24 @@ fn nothing_that_a_miner_says_beside_its_shares_hides_one() {
 }
 
 #[test]
+fn shares_that_no_line_end_parts_are_billed_each() {
+    let all = |shares: std::ops::Range<u32>| {
+        let lines = shares.map(|id| submit(id, "j").trim_end().to_owned());
+        lines.collect::<String>()
+    };
+    // In one line, and in one that never ends.
+    for (shares, end) in [(5, "\n"), (200, "")] {
+        let mut watcher = watcher();
+        show(&mut watcher, &[(Miner, all(0..shares) + end)]);
+        let answers: Vec<_> = (0..shares).map(|id| (Pool, accept(id))).collect();
+        let totals = show(&mut watcher, &answers);
+        let counted = (totals.submits, totals.accepted);
+        assert_eq!(counted, (shares.into(), shares.into()));
+        assert_eq!(totals.work, u128::from(shares) * work(1.0));
+    }
+}
+
+#[test]
 fn what_was_never_asked_is_no_share() {
     let mut watcher = watcher();
     let lines: Vec<_> = (0..10).map(|id| (Pool, accept(id))).collect();
