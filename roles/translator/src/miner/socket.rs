@@ -169,7 +169,8 @@ impl Socket {
                     return End::WriteTimeout;
                 }
                 Wake::Deadline => {
-                    if next_read.is_some()
+                    // Another deadline may have come, or none: the alarm may be early.
+                    if next_read.is_some_and(|next_read| Instant::now() >= next_read)
                         && let Err(end) = self.read(driver)
                     {
                         return end;
@@ -192,6 +193,8 @@ impl Socket {
             driver.since_published.from_miner += bytes.len() as u64;
             Ok(self.handle_lines(bytes, driver))
         })?;
+        // One that was cut short says nothing of how much has come.
+        let lines = if self.backlog { u32::MAX } else { lines };
         let before = self.moderation;
         self.moderation = before.after_read(Instant::now(), lines);
         self.moderation.apply(before, &self.stream);

@@ -116,21 +116,21 @@ impl Channel {
         });
     }
 
+    /// Gives the work that was measured and was none, if the pool knew the share already.
     pub(super) fn rejected(
         &mut self,
         sequence_number: u32,
         reason: RejectReason,
         tally: &mut Tally,
         out: &mut Output,
-    ) {
-        let Some(share) = self.in_flight.rejected(sequence_number) else {
-            return;
-        };
+    ) -> Option<u128> {
+        let share = self.in_flight.rejected(sequence_number)?;
         tally.in_flight -= 1;
         tally.reject(reason);
         if let Some(asked) = share.answer_to {
             refuse(out, &asked, reason);
         }
+        (reason == RejectReason::UpstreamDuplicate).then_some(share.terms.asked.work)
     }
 
     /// The channel is no more: what was not answered is lost.

@@ -82,7 +82,8 @@ impl Session {
                 sequence_number,
                 reason,
             } => {
-                channel.rejected(sequence_number, reason, &mut self.tally, out);
+                let repeated = channel.rejected(sequence_number, reason, &mut self.tally, out);
+                self.measured_in_vain(repeated);
                 self.leave_if_done(now, out);
             }
             ChannelEvent::UpstreamDown => {

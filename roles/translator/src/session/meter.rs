@@ -64,6 +64,14 @@ impl Meter {
         self.shares += 1.0;
     }
 
+    /// A share that was counted moments ago was none.
+    pub(super) fn take_back(&mut self, work: u128) {
+        #[allow(clippy::cast_precision_loss)]
+        let hashes = work as f64;
+        self.hashes = (self.hashes - hashes).max(0.0);
+        self.shares = (self.shares - 1.0).max(0.0);
+    }
+
     /// What the shares show, fading while none comes.
     pub(super) fn rate(&self, now: Instant) -> Hashrate {
         let exposure = self.exposure(now);

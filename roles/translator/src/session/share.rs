@@ -122,6 +122,13 @@ impl Session {
         Ok(())
     }
 
+    /// A share whose work was measured turns out to repeat one that was forgotten here: it shows no hashrate.
+    pub(super) fn measured_in_vain(&mut self, work: Option<u128>) {
+        if let (Some(work), Some(meter)) = (work, &mut self.meter) {
+            meter.take_back(work);
+        }
+    }
+
     /// Counts a share's work, and tells the upstream what it should know.
     fn measure(&mut self, now: Now, work: u128, out: &mut Output) {
         let Some(meter) = &mut self.meter else { return };

@@ -106,7 +106,8 @@ impl Session {
                 reason,
             } => {
                 if let Stage::Open(channel) = &mut self.stage {
-                    channel.rejected(sequence_number, reason, &mut self.tally, out);
+                    let repeated = channel.rejected(sequence_number, reason, &mut self.tally, out);
+                    self.measured_in_vain(repeated);
                 }
             }
         }

@@ -65,3 +65,26 @@ fn the_upstream_is_told_the_hashrate_when_it_has_changed_and_only_then() {
     // Once the rate is known it does not change.
     assert_eq!(updates, 1);
 }
+
+#[test]
+fn shares_that_the_pool_knew_already_show_no_hashrate() {
+    for (reason, shown) in [
+        (RejectReason::UpstreamStale, 1.0),
+        (RejectReason::UpstreamDuplicate, 0.5),
+    ] {
+        let mut miner = Conversation::mining(|settings| settings.max_in_flight = 100_000);
+        for nonce in 0..600 {
+            miner.submit("1", "00000000", nonce);
+            if nonce % 2 == 0 {
+                miner.event(ChannelEvent::Rejected {
+                    sequence_number: nonce + 1,
+                    reason,
+                });
+            }
+            miner.wait(1);
+        }
+        let seen = miner.session.hashrate(miner.now).value();
+        let expected = shown * Target::MAX.work() as f64;
+        assert!((seen / expected - 1.0).abs() < 0.1, "{seen} {reason:?}");
+    }
+}
