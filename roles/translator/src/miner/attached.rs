@@ -213,3 +213,43 @@ fn abandon(mailbox: &Mailbox) -> Option<u32> {
         None => last.opened(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stratum_v1::ExtranonceBytes;
+
+    use super::*;
+    use crate::session::ShareSubmission;
+    use crate::upstream::Wire;
+
+    fn share(solves_block: bool) -> Request {
+        Request::Submit(ShareSubmission {
+            channel_id: 1,
+            sequence_number: 1,
+            job_id: 1,
+            nonce: 0,
+            ntime: 0,
+            version: 0,
+            extranonce: ExtranonceBytes::default(),
+            worker: None,
+            solves_block,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_share_that_solves_a_block_is_written_at_once_and_others_gather() {
+        let (mut wire, link) = Wire::new(1, 1, false, &Arc::default());
+        let mut attached = Attached::new(link);
+        attached.send([share(false)].into_iter());
+        assert!(!wire.is_hurried());
+        // It may also have waited for room.
+        attached.send([share(true)].into_iter());
+        assert!(!attached.is_sent() && !wire.is_hurried());
+        wire.hear(1, |_, _| {});
+        attached.wait(true, false).await;
+        assert!(attached.is_sent() && wire.is_hurried());
+        wire.hear(1, |_, _| {});
+        attached.send([share(true)].into_iter());
+        assert!(wire.is_hurried());
+    }
+}

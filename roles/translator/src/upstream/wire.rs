@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use futures_util::FutureExt;
 use stratum_core::mining_sv2::MESSAGE_TYPE_SUBMIT_SHARES_EXTENDED;
 use stratum_core::parsers_sv2::{Mining, TlvList};
 use sv2_connection::{Frame, FrameBuffer};
@@ -95,6 +96,11 @@ impl Wire {
         frames
             .frames()
             .try_for_each(|frame| self.router.handle(frame))
+    }
+
+    /// Whether something in the queue is to be written at once, since the last time.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.registry.hurry.notified().now_or_never().is_some()
     }
 
     /// Whether nobody holds a link to it any more, and all that was written has been heard.
