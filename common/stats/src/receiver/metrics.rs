@@ -58,12 +58,10 @@ pub(super) fn endpoints<R: Role>(
     register(&registry, move |families| {
         collect(R::METRICS, &shown, &counters, families);
         families.listener(R::METRICS, &listener.snapshot());
-        let (known, single) = shown.read(|board, now| {
-            let known = Known::look(R::PAGES, board, now);
-            (known, Single::look(config, R::PAGES, board, now))
-        });
+        // The writer has its turn between these.
+        let known = shown.read(|board, now| Known::look(R::PAGES, board, now));
         known.collect(R::PAGES, families);
-        single.collect(R::PAGES, families);
+        Single::look(config, R::PAGES, &shown).collect(R::PAGES, families);
     })?;
     let (ready, status) = (view.clone(), view.clone());
     Ok(Endpoints::new(

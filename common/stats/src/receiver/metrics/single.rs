@@ -10,6 +10,7 @@ use super::known::{borrowed, count, labels};
 use super::label::label;
 use crate::Now;
 use crate::board::{Board, Of};
+use crate::receiver::View;
 use crate::series::Window;
 use crate::state::{Link, PeerName, Sender, SenderKey, Totals, Worker, WorkerKey};
 use crate::web::Kind;
@@ -79,7 +80,7 @@ pub(super) struct Single {
 }
 
 impl Single {
-    pub(super) fn look(config: MetricsConfig, kind: Kind, board: &Board, now: Now) -> Self {
+    pub(super) fn look(config: MetricsConfig, kind: Kind, view: &View) -> Self {
         let mut single = Self {
             config,
             peers: BTreeMap::new(),
@@ -87,10 +88,12 @@ impl Single {
             left_out: [0, 0],
         };
         if config.peers > 0 {
-            (single.peers, single.left_out[0]) = peers(board, now, kind, config.peers);
+            let look = |board: &Board, now| peers(board, now, kind, config.peers);
+            (single.peers, single.left_out[0]) = view.read(look);
         }
         if config.workers > 0 {
-            (single.workers, single.left_out[1]) = workers(board, now, kind, config.workers);
+            let look = |board: &Board, now| workers(board, now, kind, config.workers);
+            (single.workers, single.left_out[1]) = view.read(look);
         }
         single
     }
@@ -197,29 +200,35 @@ fn longest<T>(mut all: Vec<(u64, T)>, most: usize) -> (Vec<(u64, T)>, usize) {
 fn peers(board: &Board, now: Now, kind: Kind, most: usize) -> (Series<5>, usize) {
     let mut all = Vec::new();
     for (key, sender) in present(board, now, kind) {
-        let mut names = HashMap::<&PeerName, (u64, usize, Totals)>::new();
+        let mut names = HashMap::<&PeerName, (u64, usize)>::new();
         for session in sender.peers.values() {
-            let name = &**session.name();
             let since_ms = session.peer.connected_at_ms;
-            let (oldest, sessions, totals) = names.entry(name).or_insert_with_key(|name| {
-                let ended = sender.peer_totals.get(*name).cloned();
-                (since_ms, 0, ended.unwrap_or_default())
-            });
+            let (oldest, sessions) = names.entry(session.name()).or_insert((since_ms, 0));
             *oldest = since_ms.min(*oldest);
             *sessions += 1;
-            totals.add_session(&session.state.counters);
         }
-        all.extend(
-            names
-                .into_iter()
-                .map(|(name, (since_ms, sessions, totals))| {
-                    (since_ms, (key, name, sessions, totals))
-                }),
-        );
+        let names = names.into_iter();
+        all.extend(names.map(|(name, (since_ms, sessions))| (since_ms, ((key, name), sessions))));
     }
     let (shown, left_out) = longest(all, most);
-    let series = shown.into_iter().map(|(_, (key, name, sessions, totals))| {
+    // Sums are made of those alone that are shown.
+    let mut sums = HashMap::<(&SenderKey, &PeerName), Totals>::with_capacity(shown.len());
+    for (_, (id, _)) in &shown {
+        let sender = board.state().sender(id.0);
+        let ended = sender.and_then(|sender| sender.peer_totals.get(id.1));
+        sums.insert(*id, ended.cloned().unwrap_or_default());
+    }
+    for (key, sender) in present(board, now, kind) {
+        for session in sender.peers.values() {
+            if let Some(sum) = sums.get_mut(&(key, &**session.name())) {
+                sum.add_session(&session.state.counters);
+            }
+        }
+    }
+    let series = shown.into_iter().map(|(_, (id, sessions))| {
+        let (key, name) = id;
         let hashrate = board.hashrate(now, key, Of::Peer(name), Window::TenMinutes);
+        let totals = sums.remove(&id).unwrap_or_default();
         let [role, service] = owned(labels(key));
         let [protocol, host, device] = owned([
             label(&name.protocol),
