@@ -153,6 +153,21 @@ async fn blocks_are_counted_by_state_and_templates_have_an_age() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_of_a_service_that_has_gone_are_not_active() {
+    let (_database, service) = with(MetricsConfig::default()).await;
+    let (mut client, _) = Client::connect(service.address, &hello("a", "1")).await;
+    client.tell(1, worker(1, "rig", 5)).await;
+    client.acked(1).await;
+    assert_eq!(metrics(&service).await["hashpool_pool_workers_active"], 1.0);
+    drop(client);
+    service.until_link("a", Link::Down).await;
+    let shown = metrics(&service).await;
+    assert_eq!(shown["hashpool_pool_workers_active"], 0.0);
+    assert_eq!(shown["hashpool_pool_workers"], 1.0);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shares_that_two_services_tell_of_are_not_counted_twice() {
     let (_database, service) = with(MetricsConfig::default()).await;
     let translator = Hello {

@@ -36,6 +36,7 @@ struct OneSender {
     /// Its sums are part of the totals.
     counts: bool,
     up: bool,
+    expected: bool,
     ready: bool,
     seen_ms: u64,
     totals: Totals,
@@ -68,10 +69,11 @@ impl Known {
             }
             if counts {
                 known.workers += sender.workers().len();
-                known.workers_active += sender.workers_active();
             }
             let link = sender.link(now);
+            // Nobody knows who is still there of a sender that is not.
             if counts && link != Link::Down {
+                known.workers_active += sender.workers_active();
                 for (said, count) in sender.protocols() {
                     *known.peers.entry(protocol(said)).or_default() += count;
                 }
@@ -81,6 +83,7 @@ impl Known {
                 labels: labels(key).map(Cow::into_owned),
                 counts,
                 up: link == Link::Up,
+                expected: sender.expected,
                 ready: link == Link::Up && instance.service.ready,
                 seen_ms: instance.last_seen_ms,
                 totals: sender.totals(),
@@ -231,6 +234,11 @@ impl Known {
                 "service_up",
                 "1 while the service says something; 0 for one that is silent or has gone, or is expected and never came.",
                 (|sender| Some(f64::from(u8::from(sender.up)))) as fn(&OneSender) -> Option<f64>,
+            ),
+            (
+                "service_expected",
+                "1 for a service that the configuration expects to be there.",
+                |sender| Some(f64::from(u8::from(sender.expected))),
             ),
             (
                 "service_ready",
