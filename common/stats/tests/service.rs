@@ -127,7 +127,9 @@ on_both! {
         assert_eq!(one.get("/readyz").await.0, 200);
         let lock = database.lock("starts").await;
         let mut told = 1;
+        let start = std::time::Instant::now();
         while one.get("/readyz").await.0 != 503 {
+            assert!(start.elapsed() < support::PATIENCE, "ready in spite of the lock");
             told += 1;
             client.tell(told, service(told)).await;
         }
@@ -147,7 +149,7 @@ on_both! {
         drop(lock);
         client.acked(told).await;
         assert_eq!(one.accepted("a"), told);
-        while one.get("/readyz").await.0 != 200 {}
+        one.until_ready(200).await;
         one.stop().await;
     }
 
@@ -444,13 +446,8 @@ async fn a_full_disk_stalls_and_costs_nothing() {
         )
         .await;
     client.tell(2, service(2)).await;
-    loop {
-        let (status, body) = one.get("/readyz").await;
-        if status == 503 {
-            assert!(body.contains("disk is full"), "{body}");
-            break;
-        }
-    }
+    let body = one.until_ready(503).await;
+    assert!(body.contains("disk is full"), "{body}");
     database.execute("DROP TRIGGER full").await;
     client.acked(2).await;
     one.stop().await;
@@ -550,7 +547,7 @@ async fn a_file_that_is_deleted_takes_no_more_events() {
     let path = database.url().replace("sqlite:", "");
     std::fs::rename(&path, format!("{path}.old")).unwrap();
     client.tell(2, service(2)).await;
-    while one.get("/readyz").await.0 != 503 {}
+    one.until_ready(503).await;
     assert!(client.has_heard_all());
     // Put back, it goes on, and nothing is missing.
     std::fs::rename(format!("{path}.old"), &path).unwrap();
@@ -573,11 +570,9 @@ async fn a_server_that_becomes_read_only_costs_nothing() {
     let read_only = "ALTER ROLE tester SET default_transaction_read_only = on";
     database.execute(&format!("{read_only}; {others}")).await;
     client.tell(2, service(2)).await;
-    loop {
-        let (status, body) = one.get("/readyz").await;
-        if status == 503 && body.contains("read-only") {
-            break;
-        }
+    let start = std::time::Instant::now();
+    while !one.until_ready(503).await.contains("read-only") {
+        assert!(start.elapsed() < support::PATIENCE, "never read-only");
     }
     assert!(client.has_heard_all());
     let again = "ALTER ROLE tester RESET default_transaction_read_only";

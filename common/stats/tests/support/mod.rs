@@ -152,13 +152,30 @@ impl Service {
         self.until(&format!("{name} is {link:?}"), shown).await;
     }
 
+    /// Asks whether it is ready until it answers with this status; gives what it says then.
+    pub(crate) async fn until_ready(&self, wanted: u16) -> String {
+        let start = Instant::now();
+        loop {
+            let (status, body) = self.get("/readyz").await;
+            if status == wanted {
+                return body;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "never {wanted}: {status} {body}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Asks over HTTP; gives status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+        let read = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+        read.unwrap().unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
         let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
         (status, body)
