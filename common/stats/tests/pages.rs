@@ -333,6 +333,42 @@ async fn ten_thousand_workers_are_found_sorted_and_turned_by_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_workers_of_an_account_are_those_that_its_row_adds_up() {
+    let (_database, service) = pool().await;
+    let (mut client, _) = Client::connect(service.address, &hello("main", "1")).await;
+    for (sequence, account) in (1..).zip(["alice", "alice2", "malice", "Alice", "a.b&c"]) {
+        let event = Event::Worker(WorkerState {
+            peer: sequence,
+            account: account.into(),
+            worker: "rig".into(),
+            counters: counters(sequence),
+            ..WorkerState::default()
+        });
+        client.tell(sequence, event).await;
+    }
+    client.acked(5).await;
+    assert!(
+        page(&service, "/accounts")
+            .await
+            .contains("/workers?account=alice\"")
+    );
+    let found = json(&service, "/api/v1/workers?account=alice").await;
+    assert_eq!(found["total"], 1);
+    assert_eq!(found["rows"][0]["account"], "alice");
+    let found = json(&service, "/api/v1/workers?account=a%2Eb%26c&q=RIG").await;
+    assert_eq!(found["total"], 1);
+    let shown = page(&service, "/workers?account=alice&sort=name").await;
+    assert!(shown.contains("1 found of the account alice"), "{shown}");
+    // It stays when the order is turned round.
+    assert!(
+        shown.contains("/workers?sort=-name&#38;account=alice"),
+        "{shown}"
+    );
+    assert_eq!(json(&service, "/api/v1/workers?q=alice").await["total"], 4);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_has_gone_is_shown_as_down_with_what_was_seen_last() {
     let (_database, service) = pool().await;
     let (mut client, _) = Client::connect(service.address, &hello("main", "1")).await;
@@ -346,6 +382,7 @@ async fn a_service_that_has_gone_is_shown_as_down_with_what_was_seen_last() {
     service.until_link("main", Link::Down).await;
     let shown = page(&service, "/").await;
     assert!(shown.contains("pool main is down; it was last heard"));
+    assert!(shown.contains("<p class=\"alarm bad\"><span class=\"badge bad\">down</span>"));
     assert!(page(&service, "/workers").await.contains("class=\"old\""));
     assert_eq!(
         json(&service, "/api/v1/services").await[0]["status"],

@@ -257,13 +257,14 @@ async fn peer(
     path = "/api/v1/workers",
     params(
         ("q" = Option<String>, Query, description = "Text in account or worker"),
+        ("account" = Option<String>, Query, description = "Workers of this account alone, as it is written"),
         ("sort" = Option<String>, Query, description = "name, hashrate, accepted, rejected, last-share or uptime; with a minus before it for the largest first"),
         ("page" = Option<u32>, Query, description = "From 1; a page has 100 rows"),
     ),
     responses((status = 200, body = Page<WorkerRow>), (status = 400, body = Problem))
 )]
 async fn workers(State(site): State<Site>, Query(asked): Query<Asked>) -> Response {
-    let list = match asked.list() {
+    let list = match asked.workers() {
         Ok(list) => list,
         Err(wrong) => return problem(StatusCode::BAD_REQUEST, wrong),
     };

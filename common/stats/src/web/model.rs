@@ -112,6 +112,8 @@ pub(super) struct Service {
     pub(super) name: String,
     /// How it is.
     pub(super) status: Status,
+    /// The configuration says that it should be there.
+    pub(super) expected: bool,
     /// Why it cannot do its job.
     pub(super) problems: Vec<String>,
     /// With its version.
@@ -311,6 +313,7 @@ fn service(board: &Board, now: Now, key: &SenderKey, sender: &Sender) -> Service
         role: key.role.clone(),
         name: key.name.clone(),
         status,
+        expected: sender.expected,
         problems: instance.service.problems.clone(),
         software: instance.software.clone(),
         network: instance.network.clone(),

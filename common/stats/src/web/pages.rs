@@ -27,6 +27,8 @@ const BLOCKS: usize = 100;
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Asked {
     pub(super) q: Option<String>,
+    /// Of the list of workers.
+    pub(super) account: Option<String>,
     pub(super) sort: Option<String>,
     pub(super) page: Option<String>,
     pub(super) range: Option<String>,
@@ -39,6 +41,13 @@ impl Asked {
             self.sort.as_deref(),
             self.page.as_deref(),
         )
+    }
+
+    pub(super) fn workers(&self) -> Result<List, String> {
+        Ok(List {
+            account: self.account.clone(),
+            ..self.list()?
+        })
     }
 
     fn range(&self) -> Option<Range> {
@@ -56,7 +65,17 @@ struct Shell {
     now_ms: u64,
     /// Nobody of those whose totals are shown has ever come.
     is_empty: bool,
-    alarms: Vec<String>,
+    alarms: Vec<Alarm>,
+}
+
+/// Something that is wrong.
+#[derive(Debug)]
+struct Alarm {
+    /// What, in a word or two, for those who do not see its colour.
+    word: &'static str,
+    /// `bad` or `warn`.
+    class: &'static str,
+    text: String,
 }
 
 impl Shell {
@@ -67,7 +86,13 @@ impl Shell {
             .iter()
             .filter(counted)
             .all(|service| service.last_seen_ms.is_none());
-        let mut alarms = site.view.ready().err().unwrap_or_default();
+        let problems = site.view.ready().err().unwrap_or_default();
+        let own = |text| Alarm {
+            word: "not ready",
+            class: "bad",
+            text,
+        };
+        let mut alarms: Vec<Alarm> = problems.into_iter().map(own).collect();
         alarms.extend(services.iter().filter_map(|service| alarm(service, now)));
         Self {
             kind: site.kind,
@@ -80,25 +105,30 @@ impl Shell {
     }
 }
 
-/// What is wrong with a service, if something is.
-fn alarm(service: &Service, now: Now) -> Option<String> {
+/// What is wrong with a service, if something is. One that is down and that nobody expects may have been taken away: after a
+/// day that is no news.
+fn alarm(service: &Service, now: Now) -> Option<Alarm> {
+    const NEWS_MS: u64 = 24 * 3_600_000;
     let who = format!("{} {}", service.role, service.name);
     let seen = show::maybe_ago(&service.last_seen_ms, &now.unix_ms);
-    match service.status {
-        Status::Ready => None,
-        Status::NotReady if service.problems.is_empty() => Some(format!("{who} is not ready.")),
-        Status::NotReady => Some(format!(
-            "{who} is not ready: {}",
-            service.problems.join("; ")
-        )),
-        Status::Stale => Some(format!(
-            "{who} is silent; it was last heard {seen}, and its numbers are of then."
-        )),
-        Status::Down => Some(format!(
-            "{who} is down; it was last heard {seen}, and its numbers are of then."
-        )),
-        Status::NeverSeen => Some(format!("{who} is expected and has never connected.")),
-    }
+    let silent_ms = now
+        .unix_ms
+        .saturating_sub(service.last_seen_ms.unwrap_or(0));
+    let text = match service.status {
+        Status::Ready => return None,
+        Status::Down if !service.expected && silent_ms > NEWS_MS => return None,
+        Status::NotReady if service.problems.is_empty() => format!("{who} is not ready."),
+        Status::NotReady => format!("{who} is not ready: {}", service.problems.join("; ")),
+        Status::Stale => {
+            format!("{who} is silent; it was last heard {seen}, and its numbers are of then.")
+        }
+        Status::Down => {
+            format!("{who} is down; it was last heard {seen}, and its numbers are of then.")
+        }
+        Status::NeverSeen => format!("{who} is expected and has never connected."),
+    };
+    let (word, class) = show::status(&service.status);
+    Some(Alarm { word, class, text })
 }
 
 /// A chart with the buttons above it.
@@ -345,7 +375,7 @@ pub(super) async fn peer(
 }
 
 pub(super) async fn workers(State(site): State<Site>, Query(asked): Query<Asked>) -> Answer {
-    let list = asked.list().unwrap_or_default();
+    let list = asked.workers().unwrap_or_default();
     let order = site.workers(&list).await.ok_or_else(failed)?;
     let wanted = list.clone();
     let copy = move |board: &Board, now| model::workers(board, now, &order, &wanted);

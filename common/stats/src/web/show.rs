@@ -176,6 +176,9 @@ pub(super) fn href(path: &str, list: &List) -> String {
     if !list.search.is_empty() {
         url.push_str(&format!("&q={}", encoded(&list.search)));
     }
+    if let Some(account) = &list.account {
+        url.push_str(&format!("&account={}", encoded(account)));
+    }
     if list.page > 1 {
         url.push_str(&format!("&page={}", list.page));
     }

@@ -14,6 +14,8 @@ const MAX_SEARCH: usize = 100;
 pub(crate) struct List {
     /// Text in the name, in lower case; all where it is empty.
     pub(crate) search: String,
+    /// This account alone, as it is written; all if absent.
+    pub(crate) account: Option<String>,
     pub(crate) sort: Sort,
     /// The largest first.
     pub(crate) descending: bool,
@@ -58,6 +60,7 @@ impl Default for List {
     fn default() -> Self {
         Self {
             search: String::new(),
+            account: None,
             sort: Sort::Hashrate,
             descending: true,
             page: 1,
@@ -94,6 +97,11 @@ impl List {
             list.page = page.ok_or("page: a number from 1 is possible")?;
         }
         Ok(list)
+    }
+
+    /// Not all are asked for.
+    pub(crate) fn is_part(&self) -> bool {
+        self.account.is_some() || !self.search.is_empty()
     }
 
     pub(crate) fn finds(&self, texts: &[&str]) -> bool {

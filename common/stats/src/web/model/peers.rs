@@ -449,12 +449,14 @@ pub(crate) fn all_workers(
 impl List {
     /// Those of an order that are looked for; nobody has to wait for that.
     pub(crate) fn found(&self, order: &Arc<[WorkerId]>) -> Arc<[WorkerId]> {
-        if self.search.is_empty() {
+        if !self.is_part() {
             return Arc::clone(order);
         }
         let finds = |id: &&WorkerId| {
             let key = &id.worker;
-            self.finds(&[&key.account, &key.worker]) || self.finds(&[&name(key)])
+            let account = self.account.as_ref();
+            account.is_none_or(|account| *account == key.account)
+                && (self.finds(&[&key.account, &key.worker]) || self.finds(&[&name(key)]))
         };
         order.iter().filter(finds).cloned().collect()
     }
