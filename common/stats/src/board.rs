@@ -2,7 +2,9 @@
 //!
 //! It is driven by one writer and read by pages, API and metrics. Like the state it has no clock and no I/O.
 
-use std::collections::HashMap;
+mod forget;
+
+use std::collections::{HashMap, VecDeque};
 
 use stats_events::{Hello, Numbered};
 
@@ -32,6 +34,8 @@ pub struct Board {
     unstored: Vec<usize>,
     /// Where to look for samples next.
     turn: usize,
+    /// Numbers of series that are still stored and of nobody.
+    forgotten: VecDeque<i64>,
 }
 
 /// A series with what it is stored under.
@@ -89,6 +93,11 @@ impl Board {
     /// A series that was stored before, with its latest samples.
     pub fn restore_series(&mut self, now: Now, stored: StoredSeries, samples: &[Sample]) {
         self.next = self.next.max(stored.number + 1);
+        if self.state.sender(&stored.sender).is_none() {
+            // Its sender was forgotten shortly before the service ended.
+            self.forgotten.push_back(stored.number);
+            return;
+        }
         self.insert(Entry {
             number: stored.number,
             sender: stored.sender,
@@ -109,6 +118,7 @@ impl Board {
     pub fn hello(&mut self, now: Now, hello: &Hello) -> Result<Session, Refusal> {
         let session = self.state.hello(now, hello);
         self.forget_channels();
+        self.forget_series();
         session
     }
 

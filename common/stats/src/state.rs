@@ -7,6 +7,7 @@
 
 mod changes;
 mod document;
+mod forget;
 mod names;
 mod sender;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 mod totals;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -29,8 +30,11 @@ pub use sender::{Link, PeerSession, Sender};
 pub use totals::Totals;
 pub use workers::{Worker, WorkerKey, WorkerSession};
 
-/// Senders that a service takes.
+/// Senders that a service knows. Beyond, the one that has been down longest and is not expected makes room for a new one.
 const MAX_SENDERS: usize = 64;
+
+/// Documents of forgotten senders that are deleted together with what has changed.
+const FORGOTTEN_AT_ONCE: usize = 1000;
 
 /// A sender says something at least so often, whatever it announces.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(60);
@@ -97,6 +101,9 @@ pub struct State {
     changed: BTreeSet<(SenderKey, Key)>,
     work: Vec<(SenderKey, Done)>,
     ended: Vec<(SenderKey, ChannelId)>,
+    /// Senders that were forgotten, and what is still stored of them.
+    forgotten: Vec<SenderKey>,
+    leftover: VecDeque<(SenderKey, Key)>,
 }
 
 impl State {
@@ -130,9 +137,8 @@ impl State {
     /// [`Refusal`]; nothing is changed then.
     pub fn hello(&mut self, now: Now, hello: &Hello) -> Result<Session, Refusal> {
         let key = check(hello)?;
-        let senders = self.senders.len();
-        let known = self.senders.get_mut(&key);
-        if let Some(sender) = &known
+        let known = self.senders.get(&key);
+        if let Some(sender) = known
             && sender.is_another(&hello.instance_id)
             && sender.is_heard(now)
         {
@@ -144,10 +150,12 @@ impl State {
                 ),
             });
         }
-        if known.is_none() && senders >= MAX_SENDERS {
+        if known.is_none() && !self.make_room(now) {
             return Err(Refusal {
                 code: RefusalCode::NotServed,
-                reason: format!("{MAX_SENDERS} senders are known, and more are not taken"),
+                reason: format!(
+                    "{MAX_SENDERS} senders are connected or expected, and more are not taken"
+                ),
             });
         }
         let sender = self
@@ -211,6 +219,9 @@ impl State {
 
     /// What has changed since the last time, to be stored together; `None` is to be deleted.
     pub fn take_changes(&mut self) -> Vec<(SenderKey, Key, Option<Document>)> {
+        // What a sender that came again has told since is no leftover: it is looked up below like anything else.
+        let leftover = self.leftover.len().min(FORGOTTEN_AT_ONCE);
+        self.changed.extend(self.leftover.drain(..leftover));
         std::mem::take(&mut self.changed)
             .into_iter()
             .map(|(sender, key)| {

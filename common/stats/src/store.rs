@@ -49,12 +49,13 @@ pub(crate) enum Committed {
     TakenOver,
 }
 
-/// Old samples of some series.
+/// Old samples of some series, and series that are to go with all of theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Old {
     pub series: Vec<i64>,
     /// A period's length, and the time before which its samples are old.
     pub before_ms: Vec<(i64, i64)>,
+    pub gone: Vec<i64>,
 }
 
 impl Connection {
@@ -134,7 +135,7 @@ impl Connection {
         }
     }
 
-    /// Deletes old samples.
+    /// Deletes old samples and series.
     pub(crate) async fn clean(
         &mut self,
         boot: i64,

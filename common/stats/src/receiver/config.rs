@@ -229,6 +229,8 @@ pub struct StorageConfig {
     pub ten_minutes_kept_days: u32,
     /// How long samples of an hour are kept, in days.
     pub hours_kept_days: u32,
+    /// How long a sender that is down and not expected is remembered, in days.
+    pub senders_kept_days: u32,
 }
 
 impl Default for StorageConfig {
@@ -240,6 +242,7 @@ impl Default for StorageConfig {
             minutes_kept_hours: 6,
             ten_minutes_kept_days: 7,
             hours_kept_days: 400,
+            senders_kept_days: 30,
         }
     }
 }
@@ -265,6 +268,9 @@ impl StorageConfig {
         }
         if self.hours_kept_days < 2 {
             return wrong("storage.hours_kept_days", "must be at least 2");
+        }
+        if !(1..=3650).contains(&self.senders_kept_days) {
+            return wrong("storage.senders_kept_days", "from 1 to 3650 is possible");
         }
         Ok(())
     }
@@ -293,6 +299,10 @@ impl StorageConfig {
 
     pub(super) fn commit_interval(&self) -> Duration {
         Duration::from_millis(self.commit_interval_ms)
+    }
+
+    pub(super) fn senders_kept(&self) -> Duration {
+        Duration::from_secs(u64::from(self.senders_kept_days) * 24 * 60 * 60)
     }
 
     /// How long samples of each period are kept, in milliseconds.

@@ -43,6 +43,12 @@ const EXCUSE_INTERVAL: Duration = SHORTEST_HEARTBEAT;
 const CLEAN_INTERVAL: Duration = Duration::from_secs(10);
 const CLEANED_AT_ONCE: usize = 1000;
 
+/// Series of forgotten senders that are deleted at once, each of which may have more than ten thousand samples.
+const DELETED_AT_ONCE: usize = 20;
+
+/// For so long after the start no sender is forgotten: where the service was off for weeks, all of them have to come first.
+const RETURN_TIME: Duration = Duration::from_secs(60 * 60);
+
 pub(super) struct Writer {
     store: Keeper<Store>,
     boot: i64,
@@ -53,6 +59,8 @@ pub(super) struct Writer {
     commits: watch::Sender<u64>,
     interval: Duration,
     kept: [(Period, u64); 3],
+    senders_kept: Duration,
+    forget_from: Instant,
     /// The connection that speaks for each sender.
     peers: HashMap<SenderKey, Arc<Peer>>,
     waiting: Waiting,
@@ -135,6 +143,8 @@ impl Writer {
             commits,
             interval: config.commit_interval(),
             kept: config.kept(),
+            senders_kept: config.senders_kept(),
+            forget_from: now + RETURN_TIME,
             peers: HashMap::new(),
             waiting: Waiting::default(),
             next_commit: now,
@@ -295,16 +305,34 @@ impl Writer {
         }
     }
 
-    /// Deletes old samples of some series, which are others each time.
+    /// Forgets senders, and deletes old samples of some series, which are others each time.
     async fn clean(&mut self) -> Committed {
         self.next_clean = Instant::now() + CLEAN_INTERVAL;
-        let series: Vec<i64> = {
+        if Instant::now() >= self.forget_from {
+            let now = self.clock.now();
+            self.board().forget(now, self.senders_kept);
+        }
+        let old = Arc::new(self.old());
+        let (boot, gone) = (self.boot, old.gone.len());
+        let attempt = self
+            .store
+            .attempt(async |store| store.clean(boot, Arc::clone(&old)).await);
+        let cleaned = excusing(&self.board, self.clock, attempt).await;
+        if cleaned == Some(Committed::Yes) {
+            self.board().deleted(gone);
+        }
+        // What was not cleaned now is cleaned when its turn comes again.
+        cleaned.unwrap_or(Committed::Yes)
+    }
+
+    fn old(&mut self) -> Old {
+        let (series, gone): (Vec<i64>, _) = {
             let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
-            board
-                .series_numbers()
-                .skip(self.cleaned)
-                .take(CLEANED_AT_ONCE)
-                .collect()
+            let series = board.series_numbers().skip(self.cleaned);
+            (
+                series.take(CLEANED_AT_ONCE).collect(),
+                board.forgotten_series(DELETED_AT_ONCE),
+            )
         };
         self.cleaned = if series.len() < CLEANED_AT_ONCE {
             0
@@ -319,17 +347,11 @@ impl Writer {
                 i64::try_from(before_ms).unwrap_or(i64::MAX),
             )
         });
-        let old = Arc::new(Old {
+        Old {
             series,
             before_ms: before_ms.collect(),
-        });
-        let boot = self.boot;
-        let attempt = self
-            .store
-            .attempt(async |store| store.clean(boot, Arc::clone(&old)).await);
-        let cleaned = excusing(&self.board, self.clock, attempt).await;
-        // What was not cleaned now is cleaned when its turn comes again.
-        cleaned.unwrap_or(Committed::Yes)
+            gone,
+        }
     }
 }
 

@@ -507,3 +507,102 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_down_for_long_is_forgotten_with_all_that_is_stored_of_it() {
+    let mut stats = Service::new();
+    let mut sessions = Vec::new();
+    for name in ["there", "silent", "expected", "gone"] {
+        let session = stats.hello(name, "1").unwrap();
+        stats.tell(&session, 1, service(7));
+        stats.tell(&session, 2, peer(1));
+        stats.tell(&session, 3, worker(1, "a", 5));
+        stats.tell(&session, 4, worker(1, "b", 5));
+        stats.tell(&session, 5, gone(1, 10));
+        stats.tell(&session, 6, peer(2));
+        stats.tell(&session, 7, worker(2, "a", 6));
+        let block = Block {
+            hash: "00".into(),
+            ..Block::default()
+        };
+        stats.tell(&session, 8, Event::Block(block));
+        sessions.push(session);
+    }
+    let expected = sessions[2].key.clone();
+    stats.state.expect(stats.now, expected);
+    stats.store();
+    let rows = stats.stored.len();
+    stats.wait(50);
+    for session in &sessions[2..] {
+        stats.state.disconnected(stats.now, session);
+    }
+    stats.wait(51);
+    stats.state.forget(stats.now, Duration::from_secs(100));
+    stats.store();
+    let names = |stats: &Service| -> Vec<_> {
+        let names = stats.state.senders().map(|(key, _)| key.name.clone());
+        names.collect()
+    };
+    assert_eq!(names(&stats), ["expected", "silent", "there"]);
+    assert_eq!(stats.stored.len(), rows / 4 * 3);
+    assert!(stats.stored.keys().all(|(key, _)| key.name != "gone"));
+    // When it comes again it is a new one.
+    let session = stats.hello("gone", "1").unwrap();
+    assert_eq!(session.last_sequence, 0);
+    stats.restart();
+    assert_eq!(names(&stats), ["expected", "gone", "silent", "there"]);
+}
+
+#[test]
+fn a_sender_that_comes_again_while_it_is_being_forgotten_loses_nothing_new() {
+    let mut stats = Service::new();
+    let session = stats.hello("a", "1").unwrap();
+    for number in 0..2 * FORGOTTEN_AT_ONCE as u64 {
+        stats.tell(&session, number + 1, worker(1, &format!("w{number}"), 5));
+    }
+    stats.store();
+    stats.state.disconnected(stats.now, &session);
+    stats.wait(100);
+    stats.state.forget(stats.now, Duration::from_secs(10));
+    stats.store();
+    let left = stats.stored.len();
+    assert!(left > 0, "not all at once");
+    let session = stats.hello("a", "2").unwrap();
+    stats.tell(&session, 1, worker(1, "w1", 3));
+    for _ in 0..4 {
+        stats.store();
+    }
+    stats.restart();
+    assert_eq!(stats.worker("w1").counters.accepted, 3);
+    assert_eq!(stats.sender().workers().len(), 1);
+}
+
+#[test]
+fn the_one_that_was_down_longest_makes_room_and_those_that_are_there_or_expected_do_not() {
+    let mut stats = Service::new();
+    let mut sessions = Vec::new();
+    for number in 0..MAX_SENDERS {
+        sessions.push(stats.hello(&format!("s{number:02}"), "1").unwrap());
+        stats.wait(1);
+    }
+    let beats = |stats: &mut Service, sessions: &[Session]| {
+        for session in sessions {
+            stats.state.heartbeat(stats.now, session);
+        }
+    };
+    beats(&mut stats, &sessions[10..]);
+    let refused = stats.hello("new", "1").unwrap_err();
+    assert_eq!(refused.code, RefusalCode::NotServed);
+    stats.state.expect(stats.now, sessions[2].key.clone());
+    for number in [5, 4, 2] {
+        stats.state.disconnected(stats.now, &sessions[number]);
+    }
+    stats.hello("new", "1").unwrap();
+    let has = |stats: &Service, number: usize| stats.state.sender(&sessions[number].key).is_some();
+    assert!(!has(&stats, 4) && has(&stats, 5) && has(&stats, 2));
+    stats.hello("newer", "1").unwrap();
+    assert!(!has(&stats, 5));
+    // The one that is down is expected.
+    assert!(stats.hello("newest", "1").is_err());
+    assert_eq!(stats.state.senders().count(), MAX_SENDERS);
+}

@@ -30,6 +30,12 @@ const READ_SAMPLES: &str = "SELECT series, seconds, start_ms, hashes FROM sample
 const DELETE_SAMPLES: &str =
     "DELETE FROM samples WHERE series = ANY($1) AND seconds = $2 AND start_ms < $3";
 
+/// Of series that are to go.
+const DELETE_SERIES: [&str; 2] = [
+    "DELETE FROM samples WHERE series = ANY($1)",
+    "DELETE FROM series WHERE series = ANY($1)",
+];
+
 pub(super) async fn count_start(database: &mut Postgres) -> QueryResult<i64> {
     let boot = sql_query(sql::COUNT_START);
     let boot = boot.get_result::<Value>(database.connection()).await?;
@@ -94,6 +100,14 @@ pub(super) async fn clean(database: &mut Postgres, boot: i64, old: &Old) -> Quer
                     .bind::<BigInt, _>(before_ms)
                     .execute(connection)
                     .await?;
+            }
+            for statement in DELETE_SERIES {
+                if !old.gone.is_empty() {
+                    sql_query(statement)
+                        .bind::<Array<BigInt>, _>(&old.gone)
+                        .execute(connection)
+                        .await?;
+                }
             }
             Ok(Committed::Yes)
         })

@@ -35,6 +35,12 @@ const READ_SAMPLES: &str = "SELECT series, seconds, start_ms, hashes FROM sample
 const DELETE_SAMPLES: &str = "DELETE FROM samples \
      WHERE series IN (SELECT value FROM json_each($1)) AND seconds = $2 AND start_ms < $3";
 
+/// Of series that are to go.
+const DELETE_SERIES: [&str; 2] = [
+    "DELETE FROM samples WHERE series IN (SELECT value FROM json_each($1))",
+    "DELETE FROM series WHERE series IN (SELECT value FROM json_each($1))",
+];
+
 pub(super) async fn count_start(database: &mut Sqlite) -> QueryResult<i64> {
     database
         .write(|connection| {
@@ -127,6 +133,9 @@ pub(super) async fn clean(
                     .bind::<BigInt, _>(seconds)
                     .bind::<BigInt, _>(before_ms)
                     .execute(connection)?;
+            }
+            for statement in DELETE_SERIES {
+                put(connection, statement, old.gone.iter().collect())?;
             }
             Ok(Committed::Yes)
         })

@@ -91,6 +91,7 @@ async fn old_samples_go_and_the_others_stay(url: &str) {
             (seconds(Period::Minute), 7_200_000),
             (seconds(Period::TenMinutes), 3_600_000),
         ],
+        gone: Vec::new(),
     };
     let cleaned = store.clean(boot, Arc::new(old.clone())).await.unwrap();
     assert_eq!(cleaned, Committed::Yes);
@@ -110,6 +111,36 @@ async fn old_samples_go_and_the_others_stay(url: &str) {
     store.count_start().await.unwrap();
     let late = store.clean(boot, Arc::new(old)).await.unwrap();
     assert_eq!(late, Committed::TakenOver);
+}
+
+async fn a_series_that_goes_takes_its_samples_along(url: &str) {
+    let (mut store, boot) = opened(url).await;
+    let series = |series| SeriesRow {
+        series,
+        role: "pool".into(),
+        name: "a".into(),
+        subject: format!("{series}"),
+    };
+    let batch = Batch {
+        series: (1..=3).map(series).collect(),
+        samples: (1..=3).map(|id| sample(id, Period::Hour, 0)).collect(),
+        ..Batch::default()
+    };
+    store.commit(boot, Arc::new(batch)).await.unwrap();
+    let old = Old {
+        series: Vec::new(),
+        before_ms: Vec::new(),
+        gone: vec![1, 3],
+    };
+    for _ in 0..2 {
+        let cleaned = store.clean(boot, Arc::new(old.clone())).await;
+        assert_eq!(cleaned.unwrap(), Committed::Yes);
+        assert_eq!(store.series().await.unwrap(), [series(2)]);
+        let left = store
+            .samples(vec![1, 2, 3], Period::Hour, 0, i64::MAX)
+            .await;
+        assert_eq!(left.unwrap(), [sample(2, Period::Hour, 0)]);
+    }
 }
 
 fn in_a_file() -> (tempfile::TempDir, String) {
@@ -141,6 +172,19 @@ async fn old_samples_go_and_the_others_stay_on_sqlite() {
 async fn old_samples_go_and_the_others_stay_on_postgres() {
     if let Some(server) = database::Postgres::start() {
         old_samples_go_and_the_others_stay(&server.url()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_series_that_goes_takes_its_samples_along_on_sqlite() {
+    let (_folder, url) = in_a_file();
+    a_series_that_goes_takes_its_samples_along(&url).await;
+}
+
+#[tokio::test]
+async fn a_series_that_goes_takes_its_samples_along_on_postgres() {
+    if let Some(server) = database::Postgres::start() {
+        a_series_that_goes_takes_its_samples_along(&server.url()).await;
     }
 }
 
