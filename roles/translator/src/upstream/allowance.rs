@@ -86,8 +86,10 @@ impl Account {
 
     /// This share goes into the queue.
     pub(crate) fn sent(&self, sequence_number: u32) {
-        let before = self.sent.swap(sequence_number, Ordering::SeqCst);
+        let before = self.sent.load(Ordering::SeqCst);
+        // First here: were the channel closed in between, more would be subtracted than was ever added.
         self.allowance.add(sequence_number.wrapping_sub(before));
+        self.sent.store(sequence_number, Ordering::SeqCst);
     }
 
     /// The pool has answered up to this share.
