@@ -291,9 +291,7 @@ async fn accounts(State(site): State<Site>, Query(asked): Query<Asked>) -> Respo
         Ok(list) => list,
         Err(wrong) => return problem(StatusCode::BAD_REQUEST, wrong),
     };
-    let kind = site.kind;
-    let copy = move |board: &_, now| model::accounts(board, now, kind.counted(), &list);
-    answer(site.look(copy).await)
+    answer(site.accounts(&list).await)
 }
 
 /// Where translators and relays get their work

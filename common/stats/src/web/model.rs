@@ -11,13 +11,13 @@ use serde::Serialize;
 use stats_events::Counters;
 use utoipa::ToSchema;
 
-pub(super) use accounts::{AccountRow, accounts};
+pub(super) use accounts::{Account, AccountRow, accounts, all_accounts};
 pub(super) use lists::{List, Page, Sort};
 pub(super) use peers::{
     Channel, Peer, PeerId, Subjects, WorkerId, WorkerRow, all_peers, all_workers, peer, peers,
     workers,
 };
-pub(super) use ranking::Ranking;
+pub(super) use ranking::{Ranking, Shared};
 
 use crate::Now;
 use crate::board::{Board, Of};

@@ -384,10 +384,9 @@ pub(super) async fn workers(State(site): State<Site>, Query(asked): Query<Asked>
 }
 
 pub(super) async fn accounts(State(site): State<Site>, Query(asked): Query<Asked>) -> Answer {
-    let (kind, list) = (site.kind, asked.list().unwrap_or_default());
-    let wanted = list.clone();
-    let copy = move |board: &Board, now| model::accounts(board, now, kind.counted(), &wanted);
-    let (shell, page) = look(&site, "/accounts", copy).await?;
+    let list = asked.list().unwrap_or_default();
+    let page = site.accounts(&list).await.ok_or_else(failed)?;
+    let (shell, ()) = look(&site, "/accounts", |_, _| ()).await?;
     Ok(html(StatusCode::OK, &AccountsPage { shell, list, page }))
 }
 

@@ -8,7 +8,9 @@ use axum::routing::get;
 use tokio::sync::Semaphore;
 
 use super::config::WebConfig;
-use super::model::{self, Block, List, PeerId, Ranking, Sort, WorkerId};
+use super::model::{
+    self, Account, AccountRow, Block, List, Page, PeerId, Ranking, Shared, Sort, WorkerId,
+};
 use super::{api, assets, live, pages};
 use crate::Now;
 use crate::auth::{self, Guard};
@@ -93,6 +95,7 @@ pub(crate) struct Site {
     renders: Arc<Semaphore>,
     peers: Arc<Ranking<PeerId>>,
     workers: Arc<Ranking<WorkerId>>,
+    accounts: Arc<Shared<Arc<[Account]>>>,
 }
 
 impl Site {
@@ -106,6 +109,7 @@ impl Site {
             renders: Arc::new(Semaphore::new(RENDERS)),
             peers: Arc::default(),
             workers: Arc::default(),
+            accounts: Arc::default(),
         }
     }
 
@@ -131,6 +135,15 @@ impl Site {
         let (list, sort) = (list.clone(), list.sort);
         let copy = move |board: &Board, now| model::all_workers(board, now, roles, sort);
         self.blocking(move |view| list.found(&ranking.get(view, sort, copy)))
+            .await
+    }
+
+    /// A page of the accounts.
+    pub(super) async fn accounts(&self, list: &List) -> Option<Page<AccountRow>> {
+        let (sums, roles) = (Arc::clone(&self.accounts), self.kind.counted());
+        let list = list.clone();
+        let copy = move |board: &Board, now| model::all_accounts(board, now, roles);
+        self.blocking(move |view| model::accounts(&sums.get(|| view.read(copy).into()), &list))
             .await
     }
 

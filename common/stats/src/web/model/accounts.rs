@@ -9,7 +9,7 @@ use super::{List, Page, Shares, Sort, counted};
 use crate::Now;
 use crate::board::{Board, Of};
 use crate::series::Window;
-use crate::state::{Link, SenderKey, Totals, Worker, WorkerKey};
+use crate::state::{Link, Totals, Worker};
 
 /// An account, of all services that have workers of it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -28,70 +28,85 @@ pub(crate) struct AccountRow {
     pub(crate) shares: Shares,
 }
 
-/// The workers of an account, where they are.
-#[derive(Default)]
-struct Account<'a> {
-    workers: Vec<(&'a SenderKey, &'a WorkerKey, &'a Worker)>,
-    active: usize,
+/// An account's sums.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    name: String,
+    workers_active: usize,
+    workers: usize,
+    ten_minutes: Option<f64>,
+    day: Option<f64>,
+    totals: Totals,
 }
 
-impl Account<'_> {
-    fn hashrate(&self, board: &Board, now: Now, window: Window) -> Option<f64> {
-        let workers = self.workers.iter();
-        workers
-            .filter_map(|(sender, key, _)| board.hashrate(now, sender, Of::Worker(key), window))
-            .reduce(|sum, rate| sum + rate)
-    }
-
-    fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for (_, _, worker) in &self.workers {
-            totals.add(&worker.totals());
-        }
-        totals
-    }
-}
-
-pub(crate) fn accounts(board: &Board, now: Now, roles: &[&str], list: &List) -> Page<AccountRow> {
-    let mut found = HashMap::<&str, Account<'_>>::new();
-    for (sender, known) in counted(board, roles) {
-        let is_down = known.link(now) == Link::Down;
-        for (key, worker) in known.workers() {
-            if list.finds(&[&key.account]) {
-                let account = found.entry(&key.account).or_default();
-                account.active += usize::from(!is_down && !worker.sessions.is_empty());
-                account.workers.push((sender, key, worker));
+impl Account {
+    fn add(&mut self, worker: &Worker, is_down: bool, rate: impl Fn(Window) -> Option<f64>) {
+        self.workers += 1;
+        self.workers_active += usize::from(!is_down && !worker.sessions.is_empty());
+        for (sum, window) in [
+            (&mut self.ten_minutes, Window::TenMinutes),
+            (&mut self.day, Window::Day),
+        ] {
+            if let Some(rate) = rate(window) {
+                *sum = Some(sum.unwrap_or_default() + rate);
             }
         }
+        self.totals.add(&worker.ended);
+        for session in worker.sessions.values() {
+            self.totals.add_session(&session.counters);
+        }
     }
-    let rows = found.into_iter().map(|(name, account)| {
-        let number = number(board, now, &account, list.sort);
-        (number, name, account)
+}
+
+/// The sums of all accounts, in no order.
+pub(crate) fn all_accounts(board: &Board, now: Now, roles: &[&str]) -> Vec<Account> {
+    let mut found = HashMap::<&str, Account>::new();
+    for (sender, known) in counted(board, roles) {
+        let is_down = known.link(now) == Link::Down;
+        let rates = board.rates(sender);
+        for (key, worker) in known.workers() {
+            let rate = |window| rates.hashrate(now, Of::Worker(key), window);
+            let account = found.entry(&key.account).or_default();
+            account.add(worker, is_down, rate);
+        }
+    }
+    let named = |(name, account): (&str, Account)| Account {
+        name: name.to_owned(),
+        ..account
+    };
+    found.into_iter().map(named).collect()
+}
+
+/// A page of those that are looked for; nobody has to wait for that.
+pub(crate) fn accounts(all: &[Account], list: &List) -> Page<AccountRow> {
+    let found = all.iter().filter(|account| list.finds(&[&account.name]));
+    let mut rows: Vec<_> = found
+        .map(|found| (number(found, list.sort), found))
+        .collect();
+    rows.sort_unstable_by(|(a, one), (b, other)| {
+        a.total_cmp(b).then_with(|| one.name.cmp(&other.name))
     });
-    let mut rows: Vec<_> = rows.collect();
-    rows.sort_unstable_by(|(a, one, _), (b, other, _)| a.total_cmp(b).then_with(|| one.cmp(other)));
-    list.page(rows.iter(), |(_, name, account)| {
+    list.page(rows.iter(), |(_, account)| {
         Some(AccountRow {
-            account: (*name).to_owned(),
-            workers_active: account.active,
-            workers: account.workers.len(),
-            ten_minutes: account.hashrate(board, now, Window::TenMinutes),
-            day: account.hashrate(board, now, Window::Day),
-            shares: Shares::from(&account.totals().counters),
+            account: account.name.clone(),
+            workers_active: account.workers_active,
+            workers: account.workers,
+            ten_minutes: account.ten_minutes,
+            day: account.day,
+            shares: Shares::from(&account.totals.counters),
         })
     })
 }
 
 /// What it is sorted by.
 #[allow(clippy::cast_precision_loss)]
-fn number(board: &Board, now: Now, account: &Account<'_>, sort: Sort) -> f64 {
+fn number(account: &Account, sort: Sort) -> f64 {
+    let counters = &account.totals.counters;
     match sort {
         Sort::Name | Sort::Uptime => 0.0,
-        Sort::Hashrate => account
-            .hashrate(board, now, Window::TenMinutes)
-            .unwrap_or(-1.0),
-        Sort::Accepted => account.totals().counters.accepted as f64,
-        Sort::Rejected => account.totals().counters.rejected() as f64,
-        Sort::LastShare => account.totals().counters.last_share_ms.unwrap_or(0) as f64,
+        Sort::Hashrate => account.ten_minutes.unwrap_or(-1.0),
+        Sort::Accepted => counters.accepted as f64,
+        Sort::Rejected => counters.rejected() as f64,
+        Sort::LastShare => counters.last_share_ms.unwrap_or(0) as f64,
     }
 }

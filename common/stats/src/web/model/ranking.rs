@@ -1,4 +1,4 @@
-//! Who comes before whom in a list, found out once for all who look at it within a while.
+//! What is dear to find out, found out once for all who look at it within a while: who comes before whom in a list, and sums.
 //!
 //! Of a hundred thousand workers, to find the first hundred costs tens of milliseconds. The order is kept for so long that no
 //! more than a twentieth of a core goes into it, however many look: a list of a few is always of now.
@@ -12,7 +12,7 @@ use crate::Now;
 use crate::board::Board;
 use crate::receiver::View;
 
-/// An order is kept for so many times as long as it took to find out.
+/// What was found out is kept for so many times as long as it took to find out.
 const WORTH: u32 = 20;
 
 /// The longest that it is kept.
@@ -41,17 +41,11 @@ pub(crate) type Unsorted<Id> = Vec<(By, Id)>;
 
 /// The orders of one list.
 #[derive(Debug)]
-pub(crate) struct Ranking<Id>([Mutex<Option<Kept<Id>>>; Sort::ALL.len()]);
-
-#[derive(Debug)]
-struct Kept<Id> {
-    order: Arc<[Id]>,
-    until: Instant,
-}
+pub(crate) struct Ranking<Id>([Shared<Arc<[Id]>>; Sort::ALL.len()]);
 
 impl<Id> Default for Ranking<Id> {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
+        Self(std::array::from_fn(|_| Shared::default()))
     }
 }
 
@@ -63,26 +57,47 @@ impl<Id: Ord> Ranking<Id> {
         sort: Sort,
         copy: impl FnOnce(&Board, Now) -> Unsorted<Id>,
     ) -> Arc<[Id]> {
+        self.0[sort as usize].get(|| sorted(view.read(copy)))
+    }
+}
+
+/// One thing that is shared by all who want it within a while.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(Mutex<Option<Kept<T>>>);
+
+#[derive(Debug)]
+struct Kept<T> {
+    value: T,
+    until: Instant,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Shared<T> {
+    /// What is kept, or a new one; may block.
+    pub(crate) fn get(&self, make: impl FnOnce() -> T) -> T {
         // Whoever comes meanwhile waits, and has the same.
-        let mut kept = self.0[sort as usize]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         if let Some(kept) = &*kept
             && kept.until > start
         {
-            return Arc::clone(&kept.order);
+            return kept.value.clone();
         }
-        let order = sorted(view.read(copy));
-        *kept = Some(Kept::new(&order, start, Instant::now()));
-        order
+        let value = make();
+        *kept = Some(Kept::new(value.clone(), start, Instant::now()));
+        value
     }
 }
 
-impl<Id> Kept<Id> {
-    fn new(order: &Arc<[Id]>, start: Instant, end: Instant) -> Self {
+impl<T> Kept<T> {
+    fn new(value: T, start: Instant, end: Instant) -> Self {
         Self {
-            order: Arc::clone(order),
+            value,
             until: end + ((end - start) * WORTH).min(LONGEST),
         }
     }
@@ -98,6 +113,8 @@ fn sorted<Id: Ord>(mut rows: Unsorted<Id>) -> Arc<[Id]> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -112,10 +129,21 @@ mod tests {
         let start = Instant::now();
         let kept = |ms| {
             let end = start + Duration::from_millis(ms);
-            Kept::<u8>::new(&Arc::default(), start, end).until - end
+            Kept::new((), start, end).until - end
         };
         assert_eq!(kept(0), Duration::ZERO);
         assert_eq!(kept(10), Duration::from_millis(200));
         assert_eq!(kept(60_000), LONGEST);
+    }
+
+    #[test]
+    fn what_is_kept_is_shared_and_what_is_old_is_found_out_anew() {
+        let shared = Shared(Mutex::new(Some(Kept {
+            value: 1,
+            until: Instant::now() + Duration::from_secs(3600),
+        })));
+        assert_eq!(shared.get(|| 2), 1);
+        shared.0.lock().unwrap().as_mut().unwrap().until = Instant::now();
+        assert_eq!(shared.get(|| 3), 3);
     }
 }
