@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use service::{logs, shutdown};
+use service::{logs, reload, shutdown};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command, Log, RelayCommand, RoleArgs};
@@ -77,6 +77,9 @@ fn run_role<R: Role>(args: &RoleArgs, log: &Log) -> Result<(), Failure> {
     let level = level.as_deref().unwrap_or("info");
     logs::init(&log.config(level)).map_err(Failure::configuration)?;
     until_stopped(|shutdown| async {
+        // Whoever asks all roles to read their files again must not end those that read none.
+        reload::on_hangup()
+            .map_err(|error| Failure::running(format!("cannot watch for signals: {error}")))?;
         let result = R::run(config, shutdown).await;
         result.map_err(|error| Failure::running(format!("{}: {error}", R::NAME)))
     })

@@ -61,6 +61,29 @@ async fn a_key_that_all_can_read_is_warned_about() {
     assert!(line.contains("key.pem"), "{line}");
 }
 
+#[test]
+fn a_role_that_has_nothing_to_read_again_stays() {
+    let mut miner = Command::new(env!("CARGO_BIN_EXE_hashpool"))
+        .args(["miner", "--set", "address=127.0.0.1:1"])
+        .args(["--set", "user=a", "--set", "threads=1"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It runs when it says something.
+    let mut log = BufReader::new(miner.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    let id = miner.id().to_string();
+    for signal in ["-HUP", "-TERM"] {
+        let sent = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+    io::copy(&mut log, &mut io::sink()).unwrap();
+    let status = miner.wait().unwrap();
+    assert!(status.success(), "{status} after {line}");
+}
+
 /// A translator without a pool, which answers miners all the same.
 struct Process {
     child: Child,
