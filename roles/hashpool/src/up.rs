@@ -7,6 +7,7 @@ mod configs;
 mod folder;
 mod keys;
 mod report;
+mod roles;
 mod stack;
 
 use std::io::{self, Write};

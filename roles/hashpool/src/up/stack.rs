@@ -1,31 +1,22 @@
 //! The roles as tasks of one process: started from the chain outwards, stopped from the miner inwards.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use service::config;
 use stats::receiver::{self, Receiver};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::configs::{Configs, here, local};
 use super::keys::Keys;
 use super::report::{Block, Blocks, Figures, Place, Places};
+use super::roles::Roles;
 use crate::cli::UpArgs;
 use crate::failure::Failure;
 use crate::role::NAMES;
 
-/// How long a role may take to finish what it has in hand.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The roles that run.
 pub(super) struct Stack {
-    tasks: JoinSet<Ended>,
-    /// In the order in which they stop.
-    running: Vec<Running>,
+    roles: Roles,
     pool: SocketAddr,
     pool_status: pool::StatusHandle,
     translator: SocketAddr,
@@ -47,14 +38,6 @@ struct Pages {
     /// Where it is told what happens.
     told_at: SocketAddr,
 }
-
-struct Running {
-    name: &'static str,
-    stop: CancellationToken,
-}
-
-/// A role's task that is over.
-type Ended = (&'static str, Result<(), String>);
 
 /// How it ended.
 pub(super) struct Stopped {
@@ -104,8 +87,7 @@ impl Stack {
             .filter_map(|(role, address)| Some((role, address?)))
             .collect();
         let mut stack = Self {
-            tasks: JoinSet::new(),
-            running: Vec::new(),
+            roles: Roles::default(),
             pool: pool_address,
             pool_status: pool.status(),
             translator: translator_address,
@@ -116,63 +98,26 @@ impl Stack {
             miner_status: miner.as_ref().map(miner::Miner::status),
         };
         if let Some(miner) = miner {
-            stack.spawn("miner", |stop| miner.run(stop));
+            stack.roles.spawn("miner", |stop| miner.run(stop));
         }
-        stack.spawn("translator", |stop| translator.run(stop));
-        stack.spawn("pool", |stop| pool.run(stop));
+        stack.roles.spawn("translator", |stop| translator.run(stop));
+        stack.roles.spawn("pool", |stop| pool.run(stop));
         // Last, so that they hear how the others end.
-        stack.spawn("proxy-stats", |stop| proxy_stats.run(stop));
-        stack.spawn("pool-stats", |stop| pool_stats.run(stop));
+        stack
+            .roles
+            .spawn("proxy-stats", |stop| proxy_stats.run(stop));
+        stack.roles.spawn("pool-stats", |stop| pool_stats.run(stop));
         Ok(stack)
-    }
-
-    fn spawn<F, E>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> F)
-    where
-        F: Future<Output = Result<(), E>> + Send + 'static,
-        E: Display + Send + 'static,
-    {
-        // No child of the process's token: that would stop all of them at the same moment.
-        let stop = CancellationToken::new();
-        let role = Box::pin(run(stop.clone()));
-        self.tasks
-            .spawn(async move { (name, role.await.map_err(|error| error.to_string())) });
-        self.running.push(Running { name, stop });
     }
 
     /// Waits for a role to end, which none does by itself unless it failed. Cancel-safe.
     pub(super) async fn failure(&mut self) -> Failure {
-        match self.tasks.join_next().await {
-            Some(ended) => {
-                let (name, failure) = why(ended);
-                self.running.retain(|role| Some(role.name) != name);
-                failure.unwrap_or_else(|| {
-                    Failure::running(format!("{} ended by itself", name.unwrap_or("a role")))
-                })
-            }
-            None => std::future::pending().await,
-        }
+        self.roles.failure().await
     }
 
     /// Stops role after role, each when the one that depends on it is done.
     pub(super) async fn stop(mut self) -> Stopped {
-        let mut result = Ok(());
-        for role in std::mem::take(&mut self.running) {
-            role.stop.cancel();
-            let done = timeout(STOP_TIMEOUT, async {
-                while let Some(ended) = self.tasks.join_next().await {
-                    let (name, failure) = why(ended);
-                    if let (Ok(()), Some(failure)) = (&result, failure) {
-                        result = Err(failure);
-                    }
-                    if name == Some(role.name) {
-                        break;
-                    }
-                }
-            });
-            if done.await.is_err() {
-                tracing::warn!(role = role.name, "did not stop in time and is left behind");
-            }
-        }
+        let result = self.roles.stop().await;
         Stopped {
             figures: self.figures(),
             result,
@@ -316,17 +261,6 @@ fn cannot_start(role: &str, error: impl Display) -> Failure {
         String::new()
     };
     Failure::running(format!("{role}: {error}{hint}"))
-}
-
-fn why(ended: Result<Ended, JoinError>) -> (Option<&'static str>, Option<Failure>) {
-    match ended {
-        Ok((name, Ok(()))) => (Some(name), None),
-        Ok((name, Err(error))) => (
-            Some(name),
-            Some(Failure::running(format!("{name}: {error}"))),
-        ),
-        Err(error) => (None, Some(Failure::running(error))),
-    }
 }
 
 /// Where other machines reach a listener.
