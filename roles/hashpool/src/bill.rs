@@ -203,10 +203,24 @@ mod tests {
         let text = String::from_utf8(table(&[bill("a")], false).aligned()).unwrap();
         let line = text.lines().nth(1).unwrap();
         assert!(line.starts_with("2026-11-30T01:00:00Z  a  "), "{text}");
-        assert!(
-            line.contains("1000.00 kB") || line.contains("1.00 MB"),
-            "{text}"
-        );
+        assert!(line.contains("  1.00 MB  "), "{text}");
         assert!(line.ends_with("2h"), "{text}");
+    }
+
+    #[test]
+    fn bytes_that_round_up_to_a_thousand_have_the_next_unit() {
+        for (count, shown) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (999_990, "999.99 kB"),
+            (999_994, "999.99 kB"),
+            (999_995, "1.00 MB"),
+            (999_999, "1.00 MB"),
+            (999_999_999_999, "1.00 TB"),
+            (u64::MAX, "18.45 EB"),
+        ] {
+            assert_eq!(bytes(count), shown, "{count}");
+        }
     }
 }
