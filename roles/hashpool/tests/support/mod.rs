@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,20 @@ impl Up {
     }
 
     pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
-        self.seen.extend(self.lines.iter());
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    // Only then does reading its standard error come to an end.
+                    let _ = self.child.kill();
+                    let stderr = self.stderr();
+                    panic!("does not end; seen:\n{}\n{stderr}", self.seen.join("\n"));
+                }
+            }
+        }
         let stderr = self.stderr();
         (self.child.wait().unwrap(), stderr)
     }
