@@ -4,6 +4,7 @@
 //! taken and dropped. The only lock is the table of addresses, taken at accept and at close, never while data flows.
 
 mod admission;
+mod control;
 mod counters;
 mod entrance;
 mod pace;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use self::admission::{Addresses, Door, Place, Slots};
@@ -28,6 +30,7 @@ use self::entrance::{Entrance, KEEPALIVE_AFTER};
 use self::pace::Pace;
 
 pub use self::admission::Permit;
+pub use self::control::Control;
 pub use self::counters::{Counters, Snapshot};
 pub use self::entrance::keep_alive;
 pub use self::proxy::{Mode, Network, ProxyProtocol};
@@ -133,6 +136,9 @@ pub struct Listener {
     slots: Arc<Slots>,
     addresses: Arc<Addresses>,
     pace: Option<Pace>,
+    /// How many connections may come in a second, if that has changed.
+    per_second: watch::Receiver<Option<u32>>,
+    control: Control,
     counters: Arc<Counters>,
     proxy: Option<Arc<ProxyProtocol>>,
     exhausted: bool,
@@ -146,13 +152,21 @@ impl Listener {
     pub fn bind(address: SocketAddr, limits: &Limits) -> Result<Self, Error> {
         limits.validate()?;
         let slots = Slots::new(limits);
+        let addresses = Arc::new(Addresses {
+            limit: limits.connections_per_address.into(),
+            present: Mutex::default(),
+        });
+        let control = Control {
+            slots: Arc::clone(&slots),
+            addresses: Arc::clone(&addresses),
+            per_second: watch::Sender::new(limits.new_connections_per_second),
+        };
         Ok(Self {
             entrances: vec![Entrance::open(address)?],
             turn: 0,
-            addresses: Arc::new(Addresses {
-                limit: limits.connections_per_address,
-                present: Mutex::default(),
-            }),
+            addresses,
+            per_second: control.per_second.subscribe(),
+            control,
             pace: limits.new_connections_per_second.map(Pace::new),
             counters: Arc::clone(slots.counters()),
             slots,
@@ -198,6 +212,12 @@ impl Listener {
         Arc::clone(&self.counters)
     }
 
+    /// Changes its limits while it runs.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
     /// Closes all sockets: whoever calls is refused by the system. Limits and counters stay.
     pub fn close(&mut self) {
         for entrance in &mut self.entrances {
@@ -230,6 +250,10 @@ impl Listener {
         let slots = Arc::clone(&self.slots);
         let vacancy = slots.vacancy().await;
         loop {
+            // The sender lives in `control`.
+            if self.per_second.has_changed().unwrap_or(false) {
+                self.pace = self.per_second.borrow_and_update().map(Pace::new);
+            }
             if let Some(pace) = &mut self.pace {
                 pace.ready(&self.counters).await;
             }

@@ -15,6 +15,7 @@ use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use serde::{Deserialize, Serialize};
 use service::http;
+use service::listener::Limits;
 use stats::Token;
 use stats::auth::{self, Guard};
 use utoipa::{OpenApi, ToSchema};
@@ -107,6 +108,7 @@ pub(crate) fn router(config: &Config, handle: Handle) -> Result<Option<Router>, 
         .route("/api/v1/connections", get(connections))
         .route("/api/v1/connections/{id}", delete(close))
         .route("/api/v1/routes", get(routes).put(set_routes))
+        .route("/api/v1/limits", get(limits).put(set_limits))
         .route("/api/v1/drain", post(drain))
         .route("/api/v1/openapi.json", get(document))
         .fallback(nothing)
@@ -124,7 +126,7 @@ pub(crate) fn router(config: &Config, handle: Handle) -> Result<Option<Router>, 
             `Authorization: Bearer TOKEN`. Times are milliseconds since 1970-01-01 UTC. Names that miners chose are as they were \
             said: escape them where they are shown."
     ),
-    paths(connections, close, routes, set_routes, drain)
+    paths(connections, close, routes, set_routes, limits, set_limits, drain)
 )]
 struct Document;
 
@@ -181,6 +183,56 @@ async fn set_routes(State(handle): State<Handle>, body: Bytes) -> Response {
     match handle.set_routes(routes) {
         Ok(()) => {
             tracing::info!(routes = count, "routes changed by the admin API");
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    }
+}
+
+/// How many connections are taken, as `[limits]` of the configuration has it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct LimitsBody {
+    /// At a time.
+    connections: usize,
+    /// At a time of one IPv4 address or one IPv6 /64 network.
+    connections_per_address: usize,
+    /// In a second; no limit if absent or null.
+    new_connections_per_second: Option<u32>,
+}
+
+/// The limits of connections.
+#[utoipa::path(get, path = "/api/v1/limits", responses((status = 200, body = LimitsBody)))]
+async fn limits(State(handle): State<Handle>) -> Response {
+    let limits = handle.limits();
+    let body = LimitsBody {
+        connections: limits.connections,
+        connections_per_address: limits.connections_per_address,
+        new_connections_per_second: limits.new_connections_per_second,
+    };
+    json(StatusCode::OK, &body)
+}
+
+/// Has these limits hold for new connections. Those that are there stay. It is forgotten when the relay ends.
+#[utoipa::path(
+    put,
+    path = "/api/v1/limits",
+    request_body = LimitsBody,
+    responses((status = 204), (status = 422, body = Problem))
+)]
+async fn set_limits(State(handle): State<Handle>, body: Bytes) -> Response {
+    let wanted: LimitsBody = match serde_json::from_slice(&body) {
+        Ok(wanted) => wanted,
+        Err(error) => return problem(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    };
+    let limits = Limits {
+        connections: wanted.connections,
+        connections_per_address: wanted.connections_per_address,
+        new_connections_per_second: wanted.new_connections_per_second,
+    };
+    match handle.set_limits(&limits) {
+        Ok(()) => {
+            tracing::info!(?limits, "limits changed by the admin API");
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use service::http;
-use service::listener::Listener;
+use service::listener::{Limits, Listener};
 use service::tls::Certificate;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -119,7 +119,7 @@ pub(crate) struct Shared {
     pub(crate) idle_timeout: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) line_limits: LineLimits,
-    max_connections: usize,
+    limits: service::listener::Control,
     listener: Arc<service::listener::Counters>,
     /// No new connections from then on.
     draining: CancellationToken,
@@ -181,7 +181,7 @@ impl Relay {
             idle_timeout: config.idle_timeout(),
             handshake_timeout: Duration::from_secs(config.tls.handshake_timeout_seconds),
             line_limits: config.line_limits(),
-            max_connections: config.limits.connections,
+            limits: listener.control(),
             config: Mutex::new(config.clone()),
             listener: listener.counters(),
             draining: CancellationToken::new(),
@@ -402,6 +402,20 @@ impl Handle {
         *self.0.plan.write().unwrap_or_else(PoisonError::into_inner) = plan;
         *config = changed;
         Ok(())
+    }
+
+    /// The limits of connections that hold now.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.0.limits.limits()
+    }
+
+    /// Has other limits hold for new connections. Those that are there stay, also where they are too many.
+    ///
+    /// # Errors
+    /// [`Error::Listen`]; nothing has changed then.
+    pub fn set_limits(&self, limits: &Limits) -> Result<(), Error> {
+        Ok(self.0.limits.set_limits(limits)?)
     }
 
     /// Takes no new connections from now on, as at shutdown. The relay ends when those that are there have, or their time is up.

@@ -209,7 +209,7 @@ fn own(families: &mut Families, handle: &Handle, sums: &Sums) {
     families.gauge(
         "stratum_max_connections",
         "Connections at which further miners have to wait.",
-        number(shared.max_connections),
+        number(shared.limits.limits().connections),
     );
     families.gauge(
         "hashpool_relay_listening",

@@ -51,6 +51,7 @@ async fn nobody_gets_in_without_the_token() {
         "GET /api/v1/connections",
         "DELETE /api/v1/connections/1",
         "PUT /api/v1/routes",
+        "PUT /api/v1/limits",
         "POST /api/v1/drain",
         "GET /api/v1/openapi.json",
         "GET /elsewhere",
@@ -111,6 +112,33 @@ async fn new_connections_take_the_routes_that_were_set() {
     let _after = relay.connect().await;
     let _at_second = second.accept().await;
     drop(before);
+}
+
+#[tokio::test]
+async fn new_connections_meet_the_limits_that_were_set() {
+    let pools = Pools::new().await;
+    let (relay, address) = admin(&[pools.address()]).await;
+    let mut miner = relay.connect().await;
+    let mut pool = pools.accept().await;
+    for wrong in [
+        "",
+        "{}",
+        r#"{"connections":0,"connections_per_address":1}"#,
+        r#"{"connections":1,"connections_per_address":1,"idle":1}"#,
+    ] {
+        let (status, body) = ask(address, Some("secret"), "PUT /api/v1/limits", wrong).await;
+        assert_eq!(status, 422, "{wrong}");
+        assert!(body.contains("error"), "{body}");
+    }
+    let limits = r#"{"connections":10,"connections_per_address":1}"#;
+    let (status, _) = ask(address, Some("secret"), "PUT /api/v1/limits", limits).await;
+    assert_eq!(status, 204);
+    let (_, body) = ask(address, Some("secret"), "GET /api/v1/limits", "").await;
+    let now: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(now["connections_per_address"], 1);
+    // Who is there stays, and nobody else comes from that address.
+    assert_eq!(relay.connect().await.hear().await, None);
+    first_share(&mut miner, &mut pool, "acme.rig").await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -14,19 +14,57 @@ use super::{Limits, ProxyProtocol};
 #[derive(Debug)]
 pub(super) struct Slots {
     free: Semaphore,
+    /// Places that there should be, and those beyond that are given back to nobody when they become free.
+    wanted: Mutex<Wanted>,
     counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    limit: usize,
+    surplus: usize,
 }
 
 impl Slots {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        let limit = limits.connections.min(Semaphore::MAX_PERMITS);
-        let counters = Counters::default();
+        let slots = Self {
+            free: Semaphore::new(0),
+            wanted: Mutex::new(Wanted {
+                limit: 0,
+                surplus: 0,
+            }),
+            counters: Arc::default(),
+        };
+        slots.set_limit(limits.connections);
+        Arc::new(slots)
+    }
+
+    /// Has so many connections at a time. Where there are more, none of them ends for it; and one that is waited for at
+    /// that moment still comes.
+    pub(super) fn set_limit(&self, limit: usize) {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let mut wanted = self.wanted();
+        if limit > wanted.limit {
+            let more = limit - wanted.limit;
+            let kept = more.min(wanted.surplus);
+            wanted.surplus -= kept;
+            self.free.add_permits(more - kept);
+        } else {
+            let fewer = wanted.limit - limit;
+            wanted.surplus += fewer - self.free.forget_permits(fewer);
+        }
+        wanted.limit = limit;
         let shown = u64::try_from(limit).unwrap_or(u64::MAX);
-        counters.limit.store(shown, Ordering::Relaxed);
-        Arc::new(Self {
-            free: Semaphore::new(limit),
-            counters: Arc::new(counters),
-        })
+        self.counters.limit.store(shown, Ordering::Relaxed);
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.wanted().limit
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        // Two numbers that fit each other whenever the lock is free.
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -60,7 +98,12 @@ pub(super) struct Slot(Arc<Slots>);
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.counters.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.free.add_permits(1);
+        let mut wanted = self.0.wanted();
+        if wanted.surplus > 0 {
+            wanted.surplus -= 1;
+        } else {
+            self.0.free.add_permits(1);
+        }
     }
 }
 
@@ -92,7 +135,7 @@ pub(super) struct Door {
 /// How many connections each address has. Bounded by the limit of connections: an address without one has no entry.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    pub(super) limit: usize,
+    pub(super) limit: AtomicUsize,
     pub(super) present: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -101,7 +144,7 @@ impl Addresses {
         let key = network(address);
         let mut present = this.lock();
         let connections = present.entry(key).or_default();
-        if *connections >= this.limit {
+        if *connections >= this.limit.load(Ordering::Relaxed) {
             return None;
         }
         *connections += 1;

@@ -122,6 +122,62 @@ async fn at_the_limit_the_next_connection_waits_for_one_to_end() {
 }
 
 #[tokio::test]
+async fn limits_that_are_changed_hold_for_those_who_come_then() {
+    let mut listener = listener(&Limits {
+        connections: 3,
+        ..Limits::default()
+    });
+    let control = listener.control();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push((call(&listener).await, listener.accept().await));
+    }
+    let fewer = Limits {
+        connections: 1,
+        connections_per_address: 1,
+        new_connections_per_second: Some(1000),
+    };
+    control.set_limits(&fewer).unwrap();
+    assert_eq!(control.limits(), fewer);
+    assert_eq!(listener.counters().snapshot().limit, 1);
+    // Nobody is sent away for it, and nobody comes in before there is one place.
+    let _next = call(&listener).await;
+    for _ in 0..2 {
+        held.pop();
+        let waiting = std::pin::pin!(listener.accept());
+        assert!(futures_now(waiting).is_none());
+    }
+    held.pop();
+    let alone = listener.accept().await;
+    control
+        .set_limits(&Limits {
+            connections: 2,
+            connections_per_address: 2,
+            new_connections_per_second: None,
+        })
+        .unwrap();
+    let _second = call(&listener).await;
+    let second = listener.accept().await;
+    assert_eq!(listener.counters().snapshot().open, 2);
+    let nobody = Limits {
+        connections: 0,
+        ..Limits::default()
+    };
+    assert!(control.set_limits(&nobody).is_err());
+    assert_eq!(control.limits().connections, 2);
+    drop((alone, second));
+}
+
+/// What the future gives without waiting.
+fn futures_now<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    match future.as_mut().poll(&mut context) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
 async fn how_full_it_is_is_told_without_the_place_that_is_kept_for_the_next_one() {
     let limits = Limits {
         connections: 2,
@@ -174,7 +230,7 @@ async fn one_address_cannot_take_every_place() {
 #[tokio::test]
 async fn an_address_without_a_connection_is_forgotten() {
     let addresses = Arc::new(Addresses {
-        limit: 2,
+        limit: 2.into(),
         present: Mutex::default(),
     });
     let places: Vec<_> = (0..4)
