@@ -309,6 +309,7 @@ mod tests {
                 "/api/v1/connections",
                 "/api/v1/connections/{id}",
                 "/api/v1/drain",
+                "/api/v1/limits",
                 "/api/v1/routes"
             ]
         );
