@@ -102,7 +102,7 @@ struct Service {
 
 impl Service {
     fn start(options: &Options, folder: &Path) -> Result<Self> {
-        let (address, http) = (free_address()?, free_address()?);
+        let [address, http] = free_addresses()?;
         let file = folder.join("stats.sqlite");
         let url = options.storage.clone();
         let file = url.is_none().then_some(file);
@@ -177,7 +177,9 @@ async fn measure(options: &Options, service: &mut Service) -> Result<Figures> {
     })
 }
 
-/// One that is free now.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+/// Two that are free now, and not the same.
+fn free_addresses() -> Result<[SocketAddr; 2]> {
+    let open = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (one, other) = (open()?, open()?);
+    Ok([one.local_addr()?, other.local_addr()?])
 }

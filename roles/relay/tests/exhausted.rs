@@ -8,7 +8,7 @@ mod support;
 use std::fs::File;
 use std::process::Command;
 
-use support::{Pools, config, first_share, start};
+use support::{first_share, relayed};
 
 const CHILD: &str = "RELAY_TEST_CHILD";
 
@@ -43,10 +43,7 @@ fn a_lack_of_file_descriptors_costs_nobody_who_is_there_and_passes() {
 }
 
 async fn accepts_again_once_there_are_some() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "a").await;
     let waiting = tokio::net::TcpSocket::new_v4().unwrap();
     let mut files = Vec::new();
@@ -75,10 +72,7 @@ fn a_lack_of_file_descriptors_is_not_held_against_a_pool() {
 }
 
 async fn dials_again_once_there_are_some() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "a").await;
     let waiting = tokio::net::TcpSocket::new_v4().unwrap();
     let mut files = Vec::new();

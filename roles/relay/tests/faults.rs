@@ -5,7 +5,7 @@
 mod support;
 
 use relay::{Config, Route};
-use support::{Hanging, Peer, Pools, Running, config, first_share, in_time, start};
+use support::{Hanging, Peer, Pools, Running, config, first_share, in_time, relayed, start};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -46,10 +46,7 @@ async fn end(peer: &mut Peer) -> std::io::Result<usize> {
 #[tokio::test]
 async fn a_pool_that_reads_slowly_gets_every_share_and_the_miner_is_slowed_down() {
     const SHARES: u64 = 200_000;
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, miner, mut pool) = relayed().await;
     let (_, mut writing) = miner.stream.into_split();
     let saying = tokio::spawn(async move {
         for share in 0..SHARES {
@@ -130,42 +127,27 @@ async fn a_miner_that_does_not_read_costs_nobody_else_anything() {
 
 #[tokio::test]
 async fn a_reset_of_the_miner_reaches_the_pool_after_its_last_share() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "a").await;
     miner.reset();
     let error = end(&mut pool).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    relay
-        .until("the end", |handle| handle.connections().is_empty())
-        .await;
-    assert_eq!(relay.metric(&ended("miner-reset")).await, 1.0);
+    relay.ended_by("miner-reset").await;
 }
 
 #[tokio::test]
 async fn a_reset_of_the_pool_reaches_the_miner() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "a").await;
     pool.reset();
     let error = end(&mut miner).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    relay
-        .until("the end", |handle| handle.connections().is_empty())
-        .await;
-    assert_eq!(relay.metric(&ended("pool-reset")).await, 1.0);
+    relay.ended_by("pool-reset").await;
 }
 
 #[tokio::test]
 async fn a_half_that_is_closed_leaves_the_other_open() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, mut miner, mut pool) = relayed().await;
     miner.say("the last line").await;
     miner.stream.shutdown().await.unwrap();
     assert_eq!(pool.hear().await.as_deref(), Some("the last line"));
@@ -174,10 +156,7 @@ async fn a_half_that_is_closed_leaves_the_other_open() {
     assert_eq!(miner.hear().await.as_deref(), Some("still here"));
     pool.stream.shutdown().await.unwrap();
     assert_eq!(miner.hear().await, None);
-    relay
-        .until("the end", |handle| handle.connections().is_empty())
-        .await;
-    assert_eq!(relay.metric(&ended("miner-closed")).await, 1.0);
+    relay.ended_by("miner-closed").await;
 }
 
 #[tokio::test]
@@ -315,10 +294,7 @@ async fn a_pool_that_only_serves_those_who_are_there_is_passed_over_by_new_ones(
 
 #[tokio::test]
 async fn a_pool_that_says_nothing_more_does_not_keep_a_miner_that_has_left() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "a").await;
     miner.stream.shutdown().await.unwrap();
     assert_eq!(pool.hear().await, None);

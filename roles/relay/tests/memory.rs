@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Peer, Pools, config, first_share, in_time, peak, start};
+use support::{Peer, first_share, in_time, peak, relayed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LINE: usize = 100 << 20;
@@ -32,10 +32,7 @@ async fn say_much(from: &mut Peer, to: &mut Peer) {
 
 #[tokio::test]
 async fn a_line_of_100_mb_passes_and_costs_no_memory() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "a").await;
     let before = peak();
     say_much(&mut miner, &mut pool).await;

@@ -10,7 +10,7 @@ use relay::clients::Client;
 use relay::pattern::Pattern;
 use relay::totals::Totals;
 use relay::{Config, Relay, Route};
-use support::{Pools, config, first_share, start};
+use support::{Pools, config, first_share, relayed, start};
 
 #[tokio::test]
 async fn what_both_sides_say_passes_and_is_counted_for_the_client_that_it_is() {
@@ -185,10 +185,7 @@ async fn routes_that_are_changed_are_for_new_connections() {
 
 #[tokio::test]
 async fn every_metric_has_its_name() {
-    let pools = Pools::new().await;
-    let relay = start(config(&[pools.address()])).await;
-    let mut miner = relay.connect().await;
-    let mut pool = pools.accept().await;
+    let (relay, _pools, mut miner, mut pool) = relayed().await;
     first_share(&mut miner, &mut pool, "anybody").await;
     let labels = r#"client_id="unknown",pool_host="127.0.0.1""#;
     for (name, value) in [

@@ -77,7 +77,24 @@ pub(crate) fn run(relay: Relay) -> Running {
     }
 }
 
+/// A relay with its usual configuration, the listener of its pool, and the two ends of a connection through it.
+pub(crate) async fn relayed() -> (Running, Pools, Peer, Peer) {
+    let pools = Pools::new().await;
+    let relay = start(config(&[pools.address()])).await;
+    let miner = relay.connect().await;
+    let pool = pools.accept().await;
+    (relay, pools, miner, pool)
+}
+
 impl Running {
+    /// Waits until no connection is left, of which one has ended for this reason.
+    pub(crate) async fn ended_by(&self, reason: &str) {
+        self.until("the end", |handle| handle.connections().is_empty())
+            .await;
+        let ended = format!("hashpool_relay_disconnects_total{{reason=\"{reason}\"}}");
+        assert_eq!(self.metric(&ended).await, 1.0, "{reason}");
+    }
+
     pub(crate) async fn connect(&self) -> Peer {
         Peer::new(TcpStream::connect(self.address).await.unwrap())
     }
